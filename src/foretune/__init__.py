@@ -1,0 +1,55 @@
+"""foretune: fine-tune language models with forward passes only.
+
+    opt = foretune.MeZO(model, lr=1e-6, zo_eps=1e-3)
+    loss = opt.step(lambda: model(**batch).loss)
+
+Names are resolved on first use, so importing the package loads neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from foretune.optimizer import Optimizer as Optimizer
+    from foretune.trainer import ZOTrainer as ZOTrainer
+    from foretune.trainer import ZOTrainingArguments as ZOTrainingArguments
+
+    MeZO: type[Optimizer]
+    LOZO: type[Optimizer]
+    LOZOM: type[Optimizer]
+
+__version__ = version("foretune")
+
+_HOMES = {
+    "Optimizer": "foretune.optimizer",
+    "ZOTrainer": "foretune.trainer",
+    "ZOTrainingArguments": "foretune.trainer",
+    **dict.fromkeys(("Identity", "LowRank"), "foretune.spaces"),
+    **dict.fromkeys(("Gaussian", "Rademacher"), "foretune.directions"),
+    **dict.fromkeys(("TwoSided", "OneSided"), "foretune.estimators"),
+    **dict.fromkeys(("SGD", "Momentum"), "foretune.updates"),
+    "Whole": "foretune.schedules",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    else:
+        from foretune.methods import METHODS, optimizer_class
+
+        classes = {METHODS.get(method).class_name: METHODS.get(method) for method in METHODS}
+        if name not in classes:
+            raise AttributeError(f"module 'foretune' has no attribute {name!r}")
+        value = optimizer_class(classes[name])
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    from foretune.methods import METHODS
+
+    return sorted([*globals(), *_HOMES, *(METHODS.get(method).class_name for method in METHODS)])

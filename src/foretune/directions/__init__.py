@@ -1,0 +1,6 @@
+"""How a coordinate vector is drawn."""
+
+from foretune.directions.gaussian import Gaussian
+from foretune.directions.rademacher import Rademacher
+
+__all__ = ["Gaussian", "Rademacher"]

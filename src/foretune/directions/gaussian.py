@@ -1,0 +1,24 @@
+"""Standard normal directions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from foretune.noise import Law, Noise, Purpose
+from foretune.types import AbstractDirection, Combination, TensorState, Trainable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gaussian(AbstractDirection):
+    """Entries z ~ N(0, 1), independent over tensors, queries and steps. No state.
+
+    References:
+        Malladi et al. 2023, arXiv:2305.17333, Definition 1.
+    """
+
+    def draw(self, trainable: Trainable, state: TensorState, *, key: int, step: int) -> Combination:
+        """Return z of this tensor and key."""
+        return Combination(noise=((1.0, Noise(key, trainable.stream, Purpose.DIRECTION, Law.GAUSSIAN)),))
+
+    def advance(self, trainable: Trainable, state: TensorState, *, key: int, scalars: tuple[float, ...]) -> None:
+        """Nothing to remember."""

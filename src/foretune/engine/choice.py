@@ -1,0 +1,54 @@
+"""The rule that picks an engine: by what the model and the closure do, never by timing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import nn
+
+from foretune.engine.audit import find_obstacle
+from foretune.engine.base import AbstractEngine
+from foretune.engine.in_place import InPlace
+from foretune.engine.layerwise import Layerwise
+from foretune.engine.ownership import opaque_module
+from foretune.errors import IncompatibleError
+from foretune.types import LossClosure, Trainable
+
+EngineName = Literal["auto", "layerwise", "in_place"]
+ENGINES: tuple[EngineName, ...] = ("auto", "layerwise", "in_place")
+
+logger = logging.getLogger(__name__)
+
+
+def choose_engine(
+    name: EngineName, model: nn.Module, trainables: Sequence[Trainable], closure: LossClosure
+) -> AbstractEngine:
+    """Return the engine for this model and closure.
+
+    ``auto`` takes layerwise unless the model is compiled or scripted, or one watched forward (the audit) finds
+    an obstacle; then in_place, and a warning says why.
+
+    Args:
+        name: ``auto``, or the engine to use whatever the rule says.
+        closure: Called once by the audit, unless `name` is ``in_place``. If it evaluates several micro-batches
+            it says so by an attribute ``num_micro_batches``.
+    Raises:
+        IncompatibleError: ``layerwise`` was asked for and cannot serve.
+    """
+    if name == "in_place":
+        return InPlace(model, trainables)
+    opaque = opaque_module(model)
+    if opaque is not None:
+        obstacle = f"{opaque} is compiled or scripted, and runs without its hooks"
+    else:
+        engine = Layerwise(model, trainables)
+        with engine.session():
+            obstacle = find_obstacle(engine, closure, num_micro_batches=getattr(closure, "num_micro_batches", 1))
+        if obstacle is None:
+            return engine
+    if name == "layerwise":
+        raise IncompatibleError(f"Engine 'layerwise' cannot serve this model: {obstacle}. Use 'auto' or 'in_place'.")
+    logger.warning("Using the in_place engine (one more copy of the trainable tensors): %s.", obstacle)
+    return InPlace(model, trainables)

@@ -1,0 +1,46 @@
+"""The engine for everything else: perturb the weights themselves, and restore them from a clean copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from foretune.engine.base import AbstractEngine, Perturbation
+from foretune.engine.interrupts import hold_interrupts
+from foretune.types import Trainable
+
+
+class InPlace(AbstractEngine):
+    """Writes ``clean + shift`` into the weights for the time of an evaluation, then copies the clean bits back.
+
+    Memory: one copy of the trainable tensors. It works for weights that are read outside the module that owns
+    them, compiled graphs, arbitrary closures, and evaluations that run a module many times.
+    """
+
+    name: ClassVar[str] = "in_place"
+
+    def __init__(self, model: nn.Module, trainables: Sequence[Trainable]) -> None:
+        super().__init__(model, trainables)
+        self._clean: dict[Trainable, Tensor] = {}
+
+    def _perturbed(self, evaluate: Callable[[], float], perturbation: Perturbation) -> float:
+        moving = [trainable for trainable in self.trainables if perturbation.moves(trainable)]
+        for trainable in moving:
+            clean = self._clean.get(trainable)
+            if clean is None:
+                # allocated outside inference mode: later evaluations of any kind copy into it
+                with torch.inference_mode(False):
+                    self._clean[trainable] = trainable.parameter.detach().clone()
+            else:
+                clean.copy_(trainable.parameter)
+        try:
+            for trainable in moving:
+                perturbation.write(trainable, out=trainable.parameter.data, base=self._clean[trainable])
+            return evaluate()
+        finally:
+            with hold_interrupts():
+                for trainable in moving:
+                    trainable.parameter.data.copy_(self._clean[trainable])

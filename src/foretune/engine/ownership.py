@@ -1,0 +1,53 @@
+"""Which module reads which trainable tensor, as far as a model's structure tells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from foretune.types import Trainable
+
+
+def has_forward(module: nn.Module) -> bool:
+    """Whether the module is ever called (ParameterList and the like only hold tensors)."""
+    return type(module).forward is not nn.Module.forward
+
+
+def find_owners(model: nn.Module, trainables: Sequence[Trainable]) -> list[tuple[nn.Module, tuple[Trainable, ...]]]:
+    """Pair each module that directly owns trainable tensors with these tensors.
+
+    Tensors of a module that has no forward belong to its nearest ancestor that has one. A tied tensor is listed
+    under each of its owners.
+    """
+    by_parameter = {id(trainable.parameter): trainable for trainable in trainables}
+    owned: dict[nn.Module, dict[Trainable, None]] = {}
+
+    def visit(module: nn.Module, nearest: nn.Module, seen: set[nn.Module]) -> None:
+        if module in seen:
+            return
+        seen.add(module)
+        owner = module if has_forward(module) else nearest
+        for parameter in module.parameters(recurse=False):
+            if id(parameter) in by_parameter:
+                owned.setdefault(owner, {})[by_parameter[id(parameter)]] = None
+        for child in module.children():
+            visit(child, owner, seen)
+
+    visit(model, model, set())
+    return [(module, tuple(members)) for module, members in owned.items()]
+
+
+def reads_rows(module: nn.Module) -> bool:
+    """Whether the module's first argument lists exactly the rows of its weight that it reads."""
+    return type(module).forward is nn.Embedding.forward
+
+
+def opaque_module(model: nn.Module) -> str | None:
+    """Name a module whose inside Python hooks do not reach (compiled or scripted), if there is one."""
+    for name, module in model.named_modules():
+        compiled = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+        if compiled or isinstance(module, torch.jit.ScriptModule):
+            return f"{name or 'the model'} ({type(module).__name__})"
+    return None

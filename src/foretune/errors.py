@@ -1,0 +1,34 @@
+"""The exceptions a user can meet, under one root, and the helper that words near misses."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ForetuneError(Exception):
+    """Root of every error this package raises on purpose."""
+
+
+class UsageError(ForetuneError, ValueError):
+    """An option, argument or input file is wrong; the message names it, the value and what would be right."""
+
+
+class IncompatibleError(ForetuneError, ValueError):
+    """Two parts, or a part and a model, cannot work together; the message says why."""
+
+
+class NonFiniteLossError(ForetuneError, ArithmeticError):
+    """Too many steps in a row returned a nan or infinite loss; the parameters are at the last good step."""
+
+
+class JournalError(ForetuneError):
+    """A journal cannot be read, or does not belong to this run."""
+
+
+def near_misses(word: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean: a, b? Available: a, b, c.`` for an unknown `word` (the first part only if close)."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=3, cutoff=0.55)
+    hint = f" Did you mean: {', '.join(close)}?" if close else ""
+    return f"{hint} Available: {', '.join(names)}."

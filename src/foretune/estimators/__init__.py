@@ -1,0 +1,6 @@
+"""Which losses give which scalars."""
+
+from foretune.estimators.one_sided import OneSided
+from foretune.estimators.two_sided import TwoSided
+
+__all__ = ["OneSided", "TwoSided"]

@@ -1,0 +1,51 @@
+"""Forward differences with one shared clean loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from foretune.estimators.checks import check_finite_difference
+from foretune.types import AbstractEstimator, Estimate, Probe
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneSided(AbstractEstimator):
+    """Slope of the loss along each direction from one forward, and one forward that all share.
+
+        projected_grad_k = (L(theta + zo_eps z_k) - L(theta)) / zo_eps
+
+    On a quadratic with Hessian A it differs from the true slope by exactly ``zo_eps/2 z^T A z``. ``q + 1``
+    forwards for q directions, no state. The logged loss is the clean one.
+
+    Args:
+        zo_eps: Perturbation scale, in units of theta.
+        num_directions: Directions per step (q).
+    Raises:
+        UsageError: zo_eps not positive, or no direction.
+    References:
+        Malladi et al. 2023, arXiv:2305.17333, appendix B (one-sided form).
+        Differs from the published code: the clean loss is evaluated once for all directions.
+    """
+
+    zo_eps: float = 1e-3
+    num_directions: int = 1
+
+    def __post_init__(self) -> None:
+        check_finite_difference(self.zo_eps, self.num_directions)
+
+    @property
+    def num_forwards(self) -> int:
+        """``num_directions + 1``."""
+        return self.num_directions + 1
+
+    def estimate(self, probe: Probe) -> Estimate:
+        """Return the projected gradient of each direction, float64, shape (num_directions,)."""
+        loss_clean = probe.loss()
+        slopes = [
+            (probe.loss((query, self.zo_eps)) - loss_clean) / self.zo_eps for query in range(self.num_directions)
+        ]
+        return Estimate(scalars=tuple(slopes), loss=loss_clean)
+
+    def weights(self, scalars: tuple[float, ...]) -> tuple[float, ...]:
+        """``projected_grad_k / num_directions``."""
+        return tuple(slope / self.num_directions for slope in scalars)

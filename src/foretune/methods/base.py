@@ -1,0 +1,94 @@
+"""What a method is: a frozen dataclass of settings that builds five parts."""
+
+from __future__ import annotations
+
+import abc
+import inspect
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+from torch import nn
+
+from foretune.engine.choice import EngineName
+from foretune.errors import UsageError, near_misses
+from foretune.optimizer import Optimizer
+from foretune.registry import Registry
+from foretune.types import Parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class AbstractMethod(abc.ABC):
+    """Settings of a published method.
+
+    Attributes:
+        lr: Learning rate, the published default for full tuning.
+    """
+
+    class_name: ClassVar[str]
+    """Name of the optimizer class, as the field spells the method."""
+    paper: ClassVar[str]
+    """Title and arXiv number."""
+
+    lr: float
+
+    @abc.abstractmethod
+    def parts(self) -> Parts:
+        """Compose the method from parts.
+
+        Raises:
+            UsageError: a setting out of range.
+        """
+
+
+METHODS: Registry[type[AbstractMethod]] = Registry("method", "foretune.methods")
+
+
+def method_name(method: type[AbstractMethod]) -> str:
+    """The registered name of a recipe: that of its module."""
+    return method.__module__.rpartition(".")[2]
+
+
+def make_method(name: str, options: Mapping[str, Any]) -> AbstractMethod:
+    """Build the recipe `name` with `options`, and validate its settings.
+
+    Raises:
+        UsageError: unknown method or option (near misses suggested), or a setting out of range.
+    """
+    recipe = METHODS.get(name)
+    known = [field.name for field in fields(recipe)]
+    for option in options:
+        if option not in known:
+            raise UsageError(f"Method '{name}' has no option {option!r}.{near_misses(option, known)}")
+    method = recipe(**options)
+    method.parts()
+    return method
+
+
+def optimizer_class(recipe: type[AbstractMethod]) -> type[Optimizer]:
+    """Return the optimizer class of a recipe: its settings, `seed` and `engine` are keyword arguments."""
+
+    def __init__(
+        self: Optimizer, model: nn.Module, *, seed: int = 0, engine: EngineName = "auto", **options: Any
+    ) -> None:
+        method = make_method(method_name(recipe), options)
+        parts = method.parts()
+        Optimizer.__init__(
+            self,
+            model,
+            lr=method.lr,
+            space=parts.space,
+            direction=parts.direction,
+            estimator=parts.estimator,
+            update=parts.update,
+            schedule=parts.schedule,
+            seed=seed,
+            engine=engine,
+            method={"name": method_name(recipe), **asdict(method)},
+        )
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    options = [inspect.Parameter(f.name, keyword, default=f.default, annotation=f.type) for f in fields(recipe)]
+    own = list(inspect.signature(__init__).parameters.values())[:-1]
+    __init__.__signature__ = inspect.Signature(own[:2] + options + own[2:])  # type: ignore[attr-defined]
+    return type(recipe.class_name, (Optimizer,), {"__init__": __init__, "__doc__": recipe.__doc__})

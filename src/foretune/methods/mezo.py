@@ -1,0 +1,57 @@
+"""MeZO: SPSA and plain descent, the baseline of the field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from foretune.directions import Gaussian
+from foretune.estimators import OneSided, TwoSided
+from foretune.methods.base import METHODS, AbstractMethod
+from foretune.schedules import Whole
+from foretune.spaces import Identity
+from foretune.types import Parts
+from foretune.updates import SGD
+
+ESTIMATORS = {"two_sided": TwoSided, "one_sided": OneSided}
+
+
+@METHODS.register("mezo")
+@dataclass(frozen=True, kw_only=True)
+class MeZOMethod(AbstractMethod):
+    """MeZO (ZO-SGD): perturb every trainable tensor by one Gaussian vector, step along it.
+
+        theta <- theta - lr * (1/q) sum_k g_k z_k,    g_k = (L(theta + zo_eps z_k) - L(theta - zo_eps z_k)) / (2 zo_eps)
+
+    2 q forwards a step (one-sided: q + 1), no optimizer state.
+
+    Args:
+        lr: Learning rate. Published for OPT full tuning: 1e-6 or 1e-7; LoRA 1e-4 or 5e-5; prefix 1e-2 or 1e-3.
+        zo_eps: Perturbation scale. Published: 1e-3 (full), 1e-2 (LoRA), 1e-1 (prefix).
+        num_directions: Directions per step (q).
+        estimator: Central differences, or forward differences that share one clean loss.
+        weight_decay: Weight decay on matrices.
+    References:
+        Malladi et al. 2023, arXiv:2305.17333, Algorithm 1.
+        Differs from the published code: noise from a counter instead of the global generator, the weights are
+        not perturbed in place, the logged loss is the mean of both sides.
+    """
+
+    class_name: ClassVar[str] = "MeZO"
+    paper: ClassVar[str] = "Fine-Tuning Language Models with Just Forward Passes, arXiv:2305.17333"
+
+    lr: float = 1e-6
+    zo_eps: float = 1e-3
+    num_directions: int = 1
+    estimator: Literal["two_sided", "one_sided"] = "two_sided"
+    weight_decay: float = 0.0
+
+    def parts(self) -> Parts:
+        """Identity x Gaussian x (TwoSided or OneSided) x SGD x Whole."""
+        return Parts(
+            space=Identity(),
+            direction=Gaussian(),
+            estimator=ESTIMATORS[self.estimator](zo_eps=self.zo_eps, num_directions=self.num_directions),
+            update=SGD(weight_decay=self.weight_decay),
+            schedule=Whole(),
+        )

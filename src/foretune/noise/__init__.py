@@ -1,0 +1,25 @@
+"""Counter-based noise: z as a pure function of (key, stream, purpose, element), the same bits on every device.
+
+The format is described in docs/noise.md. `VERSION` names it; a journal records it.
+"""
+
+from foretune.noise.address import Law, Noise, Purpose, mix, stream_id
+from foretune.noise.layout import Window
+from foretune.noise.ops import add, add_low_rank, fill, lanes, use_backend
+
+VERSION = 1
+
+__all__ = [
+    "VERSION",
+    "Law",
+    "Noise",
+    "Purpose",
+    "Window",
+    "add",
+    "add_low_rank",
+    "fill",
+    "lanes",
+    "mix",
+    "stream_id",
+    "use_backend",
+]

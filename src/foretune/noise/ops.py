@@ -1,0 +1,251 @@
+"""The noise as the rest of the package uses it: argument checks, and the choice of a backend.
+
+Backends give the same bits, so the choice is about speed alone: Numba for CPU tensors, the PyTorch reference elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from foretune.errors import UsageError
+from foretune.noise import reference
+from foretune.noise.address import Noise
+from foretune.noise.layout import Layout, Window
+
+_HALF = (torch.float16, torch.bfloat16)
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_BACKENDS = {"reference": "foretune.noise.reference", "numba": "foretune.noise.cpu_numba"}
+_forced: str | None = None
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Force the backend "reference" or "numba" within a ``with`` block (for tests and measurements)."""
+    global _forced
+    if name not in _BACKENDS:
+        raise UsageError(f"Unknown noise backend {name!r}. Available: {', '.join(_BACKENDS)}.")
+    before, _forced = _forced, name
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def fill(out: Tensor, noise: Noise) -> Tensor:
+    """Write z into `out` and return it.
+
+    Args:
+        out: Tensor of any shape, float16, bfloat16, float32 or float64; half types get z rounded to nearest.
+        noise: Address of z; element e of the noise is element e of `out` in row-major order.
+
+    Raises:
+        UsageError: another dtype.
+    """
+    _check_dtype("out", out)
+    if out.numel() == 0:
+        return out
+    flat = out if out.is_contiguous() else torch.empty_like(out, memory_format=torch.contiguous_format)
+    _backend(out).fill(flat.view(-1), noise)
+    if flat is not out:
+        out.copy_(flat)
+    return out
+
+
+def lanes(shape: int | Sequence[int], noise: Noise, device: torch.device | str = "cpu") -> Tensor:
+    """Return raw 16-bit lanes, int32 in [0, 65536), of `shape`, element e of the noise at element e in row-major order."""
+    out = torch.empty(shape, dtype=torch.int32, device=device)
+    if out.numel():
+        out.view(-1).copy_(
+            reference.lanes(torch.zeros(1, dtype=torch.int64, device=device), out.numel(), noise)[0]
+        )
+    return out
+
+
+def add(
+    out: Tensor,
+    base: Tensor,
+    *,
+    scale: float = 1.0,
+    noise: Sequence[tuple[float, Noise]] = (),
+    dense: tuple[float, Tensor] | None = None,
+    rounding: Noise | None = None,
+    rows: Tensor | None = None,
+    window: Window | None = None,
+) -> None:
+    """Write a multiple of `base` plus multiples of noise tensors into `out`.
+
+        out = scale · base + coef · dense + Σᵢ cᵢ zᵢ
+
+    in that order, every product rounded and then added (no fused multiply-add), in float64 for float64 tensors and in
+    float32 for all others. Coefficients are rounded once to that dtype; a term whose coefficient is then 0 is skipped,
+    and so is a `scale` of 1: a learning rate of 0 changes no bit. Half types are rounded stochastically at the end;
+    a representable value never changes.
+
+    Args:
+        out: Tensor to write: float16, bfloat16, float32 or float64. May be `base`, but not overlap it otherwise.
+        base: Tensor of the same shape, dtype and device.
+        scale: Factor of `base`.
+        noise: Pairs of coefficient cᵢ and address of zᵢ.
+        dense: A coefficient and a tensor of `out`'s shape in float32 (float64 for float64 tensors).
+        rounding: Address of the rounding bits; required for half types, without effect on others.
+        rows: Distinct indexes along the first dimension, int64 (R,), on `out`'s device: only these rows are written.
+        window: `out` and `base` are this 2-D block of a larger matrix; elements are numbered as in that matrix.
+
+    Raises:
+        UsageError: a dtype, shape, device or row is wrong, or `rounding` is missing.
+    """
+    _check_pair(out, base, rounding)
+    compute = torch.float64 if out.dtype == torch.float64 else torch.float32
+    if dense is not None:
+        _check_operand("dense", dense[1], out, compute, tuple(out.shape))
+    layout = _layout(out, rows, window)
+    terms = [(c, address) for c, address in ((_rounded(c, compute), a) for c, a in noise) if c != 0]
+    if dense is not None:
+        coefficient = _rounded(dense[0], compute)
+        dense = (coefficient, dense[1].contiguous().view(-1)) if coefficient != 0 else None
+    if layout.num_selected * layout.row_length == 0:
+        return
+    rounding = rounding if out.dtype in _HALF else None
+    backend = _backend(out)
+    with _contiguous(out, base, partial=rows is not None) as (flat_out, flat_base):
+        backend.add(flat_out, flat_base, layout, _rounded(scale, compute), dense, terms, rounding)
+
+
+def add_low_rank(
+    out: Tensor,
+    base: Tensor,
+    left: Tensor,
+    right: Tensor,
+    *,
+    scale: float = 1.0,
+    rounding: Noise | None = None,
+    rows: Tensor | None = None,
+) -> None:
+    """Write a multiple of `base` plus a low-rank product into `out`.
+
+        out[i, k] = scale · base[i, k] + Σⱼ left[i, j] · right[k, j]
+
+    j in ascending order, every product rounded and then added; dtypes and rounding as in `add`.
+
+    Args:
+        out: Tensor of m · n elements in row-major order (a convolution's weight may keep its own shape); may be `base`.
+        base: Tensor of the same shape, dtype and device.
+        left: (m, r), float32 (float64 for float64 tensors).
+        right: (n, r), same dtype.
+        scale: Factor of `base`; skipped when 1.
+        rounding: Address of the rounding bits; required for half types, without effect on others.
+        rows: Distinct rows of `left` and of `out` seen as (m, n), int64 (R,): only these are written.
+
+    Raises:
+        UsageError: a dtype, shape, device or row is wrong, or `rounding` is missing.
+    """
+    _check_pair(out, base, rounding)
+    compute = torch.float64 if out.dtype == torch.float64 else torch.float32
+    if left.dim() != 2 or right.dim() != 2 or left.shape[1] != right.shape[1]:
+        raise UsageError(
+            f"left and right must be matrices (m, r) and (n, r) of one rank; found {tuple(left.shape)} and {tuple(right.shape)}."
+        )
+    num_rows, row_length = left.shape[0], right.shape[0]
+    if num_rows * row_length != out.numel():
+        raise UsageError(
+            f"left {tuple(left.shape)} and right {tuple(right.shape)} make {num_rows} x {row_length} elements; "
+            f"out has shape {tuple(out.shape)}."
+        )
+    for name, factor in (("left", left), ("right", right)):
+        _check_operand(name, factor, out, compute, tuple(factor.shape))
+    _check_rows(rows, num_rows, out)
+    layout = Layout(num_rows, row_length, 0, 0, row_length, rows)
+    if layout.num_selected * layout.row_length == 0:
+        return
+    rounding = rounding if out.dtype in _HALF else None
+    backend = _backend(out)
+    with _contiguous(out, base, partial=rows is not None) as (flat_out, flat_base):
+        backend.add_low_rank(flat_out, flat_base, left, right, layout, _rounded(scale, compute), rounding)
+
+
+def _backend(tensor: Tensor) -> ModuleType:
+    name = _forced or "reference"
+    return importlib.import_module(_BACKENDS[name])
+
+
+def _rounded(value: float, dtype: torch.dtype) -> float:
+    return float(value) if dtype == torch.float64 else ctypes.c_float(value).value
+
+
+def _layout(out: Tensor, rows: Tensor | None, window: Window | None) -> Layout:
+    if window is None and rows is None:
+        return Layout(1, out.numel(), 0, 0, out.numel())
+    if window is not None:
+        if out.dim() != 2:
+            raise UsageError(f"A window needs a 2-D tensor; out has shape {tuple(out.shape)}.")
+        if min(window) < 0 or window.col_start + out.shape[1] > window.full_width:
+            raise UsageError(f"{window} has no room for a block of shape {tuple(out.shape)}.")
+    if out.dim() == 0:
+        raise UsageError("rows needs a tensor with a first dimension; out has shape ().")
+    num_rows = out.shape[0]
+    _check_rows(rows, num_rows, out)
+    row_length = out.numel() // max(1, num_rows)
+    if window is None:
+        return Layout(num_rows, row_length, 0, 0, row_length, rows)
+    return Layout(num_rows, row_length, *window, rows)
+
+
+@contextlib.contextmanager
+def _contiguous(out: Tensor, base: Tensor, *, partial: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give flat contiguous stand-ins of `out` and `base`; what was written is in `out` on exit."""
+    if out.is_contiguous():
+        yield out.view(-1), base.contiguous().view(-1)
+        return
+    temporary = out.contiguous() if partial else torch.empty_like(out, memory_format=torch.contiguous_format)
+    yield temporary.view(-1), base.contiguous().view(-1)
+    out.copy_(temporary)
+
+
+def _check_dtype(name: str, tensor: Tensor) -> None:
+    if tensor.dtype not in _DTYPES:
+        raise UsageError(
+            f"Noise is written to float32, bfloat16, float16 or float64 tensors; {name} is {tensor.dtype}."
+        )
+
+
+def _check_pair(out: Tensor, base: Tensor, rounding: Noise | None) -> None:
+    _check_dtype("out", out)
+    if base.dtype != out.dtype or base.shape != out.shape or base.device != out.device:
+        raise UsageError(
+            f"base must match out, {out.dtype} of shape {tuple(out.shape)} on {out.device}; "
+            f"found {base.dtype} of shape {tuple(base.shape)} on {base.device}."
+        )
+    if out.dtype in _HALF and rounding is None:
+        raise UsageError(f"out is {out.dtype}, which is rounded stochastically: give rounding=Noise(...).")
+
+
+def _check_operand(
+    name: str, tensor: Tensor, out: Tensor, dtype: torch.dtype, shape: tuple[int, ...]
+) -> None:
+    if tensor.dtype != dtype or tuple(tensor.shape) != shape or tensor.device != out.device:
+        raise UsageError(
+            f"{name} must be {dtype} of shape {shape} on {out.device}; "
+            f"found {tensor.dtype} of shape {tuple(tensor.shape)} on {tensor.device}."
+        )
+
+
+def _check_rows(rows: Tensor | None, num_rows: int, out: Tensor) -> None:
+    if rows is None:
+        return
+    if rows.dtype != torch.int64 or rows.dim() != 1 or rows.device != out.device:
+        raise UsageError(
+            f"rows must be int64 of shape (R,) on {out.device}; "
+            f"found {rows.dtype} of shape {tuple(rows.shape)} on {rows.device}."
+        )
+    # On an accelerator the indexing itself is checked; reading the extremes here would wait for the device.
+    if rows.numel() and rows.device.type == "cpu":
+        low, high = (int(extreme) for extreme in rows.aminmax())
+        if low < 0 or high >= num_rows:
+            raise UsageError(f"rows must lie in [0, {num_rows}); found {low if low < 0 else high}.")

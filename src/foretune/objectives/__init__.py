@@ -1,0 +1,15 @@
+"""What the loss reads: from examples to batches, and from a model and a batch to a loss."""
+
+from foretune.objectives.batches import CandidateBatch, collate_candidates
+from foretune.objectives.classification import ClassificationObjective
+from foretune.objectives.encoding import MAX_LENGTH, EncodedExample, encode_examples, usable_length
+
+__all__ = [
+    "MAX_LENGTH",
+    "CandidateBatch",
+    "ClassificationObjective",
+    "EncodedExample",
+    "collate_candidates",
+    "encode_examples",
+    "usable_length",
+]

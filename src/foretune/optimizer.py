@@ -1,0 +1,414 @@
+"""Binds a method's five parts, an engine and a journal: the one class most users meet."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foretune import noise
+from foretune.directions import Gaussian
+from foretune.engine import ENGINES, AbstractEngine, choose_engine, hold_interrupts
+from foretune.engine.choice import EngineName
+from foretune.errors import IncompatibleError, NonFiniteLossError, UsageError, near_misses
+from foretune.journal import JournalWriter, StepRecord
+from foretune.noise import Noise, Purpose
+from foretune.parameters import collect_trainables
+from foretune.schedules import Whole
+from foretune.spaces import Identity
+from foretune.types import (
+    AbstractDirection,
+    AbstractEstimator,
+    AbstractSchedule,
+    AbstractSpace,
+    AbstractUpdate,
+    Block,
+    Combination,
+    Estimate,
+    LossClosure,
+    Member,
+    Parts,
+    TensorState,
+    Trainable,
+    UpdateContext,
+)
+from foretune.updates import SGD
+
+logger = logging.getLogger(__name__)
+
+MAX_BAD_STEPS = 10
+"""Steps in a row with a non-finite loss before a run is stopped (methods.md 1.4)."""
+
+
+class Optimizer(torch.optim.Optimizer):
+    """A zeroth-order method on a model: each step evaluates losses, journals their scalars, and moves the weights.
+
+        opt = Optimizer(model, space=LowRank(rank=4), estimator=TwoSided(zo_eps=1e-3), update=Momentum(), lr=1e-6)
+        loss = opt.step(lambda: model(**batch).loss)
+
+    The closure is called several times per step and must use the same data each time; it may return a scalar
+    tensor (float32 or better) or a number, so the objective need not be differentiable. Dropout is off while it
+    runs. Memory beyond inference: one layer (`layerwise` engine) or one copy of the trainable tensors
+    (`in_place`), and the declared state (`state_bytes`). No `.grad` is ever made, and the global random state
+    is never touched: everything random is a function of (seed, step, direction, tensor name).
+
+    It is a `torch.optim.Optimizer`: `lr` is read from `param_groups` at each step, so torch and transformers
+    schedulers work.
+
+    Args:
+        model: Any module; its parameters with `requires_grad` are tuned.
+        space, direction, estimator, update, schedule: The parts; see `foretune.types`.
+        lr: Learning rate, 0 or more.
+        seed: Run seed, any integer of 64 bits.
+        engine: ``auto`` (the rule of `engine/choice.py`), ``layerwise`` or ``in_place``.
+        method: Name and settings of the method these parts come from, for journals and model cards.
+    Raises:
+        UsageError: an argument out of range.
+        IncompatibleError: parts or tensors that cannot work together.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        estimator: AbstractEstimator,
+        lr: float,
+        space: AbstractSpace | None = None,
+        direction: AbstractDirection | None = None,
+        update: AbstractUpdate | None = None,
+        schedule: AbstractSchedule | None = None,
+        seed: int = 0,
+        engine: EngineName = "auto",
+        method: Mapping[str, object] | None = None,
+    ) -> None:
+        if not (lr >= 0 and math.isfinite(lr)):
+            raise UsageError(f"lr must be 0 or more and finite, got {lr}.")
+        if engine not in ENGINES:
+            raise UsageError(f"Unknown engine {engine!r}.{near_misses(engine, ENGINES)}")
+        self.model = model
+        self.parts = Parts(
+            space=space or Identity(),
+            direction=direction or Gaussian(),
+            estimator=estimator,
+            update=update or SGD(),
+            schedule=schedule or Whole(),
+        )
+        self.seed = seed
+        self.method = dict(method or {})
+        self.trainables = collect_trainables(model)
+        for part in (self.parts.space, self.parts.direction, estimator, self.parts.update, self.parts.schedule):
+            part.check(self.parts, self.trainables)
+        super().__init__([trainable.parameter for trainable in self.trainables], {"lr": lr})
+        self.tensor_states = {trainable: TensorState() for trainable in self.trainables}
+        self.num_steps = 0
+        self.num_bad_steps = 0
+        self.last_record: StepRecord | None = None
+        self.engine: AbstractEngine | None = None
+        self._engine_name = engine
+        self._pending: StepRecord | None = None
+        self._journal: JournalWriter | None = None
+        self._journal_to_create: tuple[Path, dict[str, Any]] | None = None
+
+    # ---------------------------------------------------------------- one step
+
+    @property
+    def lr(self) -> float:
+        """The learning rate that the next step will use."""
+        return float(self.param_groups[0]["lr"])
+
+    def step(self, closure: LossClosure | None = None) -> Tensor:  # pyrefly: ignore[bad-override]
+        """Measure and move. Without a closure, make the update of the last `estimate`.
+
+        Returns:
+            The training loss that was measured, a float64 scalar (two-sided: mean over both sides).
+        Raises:
+            UsageError: no closure and nothing estimated; or the closure does not return a usable loss.
+            NonFiniteLossError: the loss was nan or infinite for `MAX_BAD_STEPS` steps in a row.
+        """
+        if closure is not None:
+            self.estimate(closure)
+        if self._pending is None:
+            raise UsageError("step() needs a closure that evaluates the loss, or an estimate() before it.")
+        record, self._pending = self._pending, None
+        with hold_interrupts():
+            if self._journal is not None:
+                self._journal.append(record)
+            self._apply(record)
+        if self.num_bad_steps >= MAX_BAD_STEPS:
+            raise NonFiniteLossError(
+                f"Loss is {record.loss} at step {record.step}, the {self.num_bad_steps}th step in a row without a finite "
+                f"loss. Nothing was learned from them. Lower lr ({record.lr:g}) or zo_eps ({record.zo_eps:g})."
+            )
+        return torch.tensor(record.loss, dtype=torch.float64)
+
+    def estimate(self, closure: LossClosure) -> float:
+        """Measure the losses of the next step and keep their scalars for `step()`; return the training loss.
+
+        The weights are unchanged on return (with a sequential schedule: moved by all blocks but the last).
+        """
+        if self.engine is None:
+            self.engine = choose_engine(self._engine_name, self.model, self.trainables, closure)
+            self._create_journal()
+        blocks = self.parts.schedule.blocks(self.num_steps, self.trainables)
+        estimates: list[Estimate] = []
+        accepted = True
+        with self.engine.session():
+            for index, block in enumerate(blocks):
+                self._refresh(block)
+                found = self.parts.estimator.estimate(_BlockProbe(self, self.engine, closure, block, index))
+                if not all(map(math.isfinite, found.scalars)):
+                    logger.warning("Non-finite loss at step %d: its projected gradient is taken as 0.", self.num_steps)
+                    found = Estimate((0.0,) * len(found.scalars), found.loss)
+                    accepted = False
+                estimates.append(found)
+                if self.parts.schedule.sequential and index + 1 < len(blocks):
+                    self._move(block, index, found.scalars, self.lr)
+        self._pending = StepRecord(
+            step=self.num_steps,
+            scalars=tuple(scalar for found in estimates for scalar in found.scalars),
+            loss=math.fsum(found.loss for found in estimates) / len(estimates),
+            lr=self.lr,
+            zo_eps=self.parts.estimator.zo_eps,
+            accepted=accepted,
+        )
+        return self._pending.loss
+
+    def replay(self, record: StepRecord) -> None:
+        """Make the update of a recorded step again, without data or a forward pass.
+
+        Raises:
+            UsageError: the record is not that of the next step.
+        """
+        if record.step != self.num_steps:
+            raise UsageError(f"Cannot replay step {record.step}: the next step of this optimizer is {self.num_steps}.")
+        blocks = self.parts.schedule.blocks(record.step, self.trainables)
+        if self.parts.schedule.sequential:
+            for index, (block, scalars) in enumerate(_split(blocks, record.scalars)[:-1]):
+                self._refresh(block)
+                self._move(block, index, scalars, record.lr)
+        self._apply(record)
+
+    def _apply(self, record: StepRecord) -> None:
+        blocks = self.parts.schedule.blocks(record.step, self.trainables)
+        first = len(blocks) - 1 if self.parts.schedule.sequential else 0
+        for index, (block, scalars) in list(enumerate(_split(blocks, record.scalars)))[first:]:
+            self._move(block, index, scalars, record.lr)
+        self.num_steps += 1
+        self.num_bad_steps = 0 if record.accepted else self.num_bad_steps + 1
+        self.last_record = record
+
+    @torch.no_grad()
+    def _refresh(self, block: Block) -> None:
+        """Express the state of these tensors in the basis of the present epoch."""
+        space = self.parts.space
+        epoch = space.epoch(self.num_steps)
+        for member in block:
+            state = self.tensor_states[member.trainable]
+            if state.tensors and state.epoch != epoch:
+                moved = {
+                    name: space.transport(
+                        member.trainable, tensor, seed=self.seed, old_epoch=state.epoch, new_epoch=epoch
+                    )
+                    for name, tensor in state.tensors.items()
+                }
+                state.tensors, state.epoch = moved, epoch
+
+    @torch.no_grad()
+    def _move(self, block: Block, index: int, scalars: tuple[float, ...], lr: float) -> None:
+        """Update the tensors of one block."""
+        self._refresh(block)
+        parts, step = self.parts, self.num_steps
+        epoch = parts.space.epoch(step)
+        weights = parts.estimator.weights(scalars)
+        keys = [self._key(index, query) for query in range(len(weights))]
+        rounding_key = noise.mix(self.seed, step)
+        for member in block:
+            trainable, state = member.trainable, self.tensor_states[member.trainable]
+            factor = member.std * parts.space.estimate_scale(trainable)
+            estimate = Combination()
+            for key, weight in zip(keys, weights, strict=True):
+                estimate += parts.direction.draw(trainable, state, key=key, step=step).scaled(weight * factor)
+            change = parts.update.apply(
+                UpdateContext(
+                    member=member,
+                    lr=lr * member.lr,
+                    estimate=estimate,
+                    state=state,
+                    coordinate_shape=parts.space.coordinate_shape(trainable),
+                    scalars=scalars,
+                )
+            )
+            if change.scale != 1.0 or not change.step.is_zero:
+                parts.space.add(
+                    trainable,
+                    change.step,
+                    out=trainable.parameter,
+                    base=trainable.parameter,
+                    seed=self.seed,
+                    epoch=epoch,
+                    scale=change.scale,
+                    rounding=Noise(rounding_key, trainable.stream, Purpose.UPDATE_ROUNDING),
+                )
+            parts.direction.advance(trainable, state, key=keys[0], scalars=scalars)
+            state.num_updates += 1
+            state.epoch = epoch
+
+    def _key(self, block_index: int, query: int) -> int:
+        return noise.mix(self.seed, self.num_steps, block_index * self.parts.estimator.num_directions + query)
+
+    # ---------------------------------------------------------------- journal
+
+    def record_to(self, path: str | Path, run: Mapping[str, Any] | None = None) -> None:
+        """Write every step to a new journal at `path`, before its update is made.
+
+        The file is created at the first step, when the engine is known; `run` joins its header.
+
+        Raises:
+            JournalError: at the first step, if the file exists.
+        """
+        self._journal_to_create = (Path(path), dict(run or {}))
+
+    def continue_journal(self, journal: JournalWriter) -> None:
+        """Append the steps to come to a journal that was reopened."""
+        self._journal = journal
+
+    @property
+    def journal(self) -> JournalWriter | None:
+        """The journal of this run; None before the first step, and where none was asked for."""
+        return self._journal
+
+    def _create_journal(self) -> None:
+        if self._journal_to_create is not None:
+            path, run = self._journal_to_create
+            self._journal = JournalWriter.create(path, {**self.describe(), **run})
+            self._journal_to_create = None
+
+    def describe(self) -> dict[str, Any]:
+        """Return what decides the bits of a run, ready for JSON: the header of its journal."""
+        return {
+            "noise_version": noise.VERSION,
+            "seed": self.seed,
+            "method": self.method,
+            "parts": self.parts.describe(),
+            "engine": self._engine_name if self.engine is None else self.engine.name,
+            "num_threads": torch.get_num_threads(),
+            "parameters": [
+                {
+                    "name": trainable.name,
+                    "shape": list(trainable.shape),
+                    "dtype": str(trainable.parameter.dtype).removeprefix("torch."),
+                }
+                for trainable in self.trainables
+            ],
+        }
+
+    # ---------------------------------------------------------------- state
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of optimizer state the method keeps between steps, as its parts declare them."""
+        return sum(
+            self.parts.update.num_state_elements(self.parts.space.coordinate_shape(trainable))
+            * trainable.compute_dtype.itemsize
+            for trainable in self.trainables
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return step counters, settings and state tensors (by parameter name, in their own dtype)."""
+        return {
+            "num_steps": self.num_steps,
+            "num_bad_steps": self.num_bad_steps,
+            "param_groups": [{k: v for k, v in group.items() if k != "params"} for group in self.param_groups],
+            "state": {
+                trainable.name: {
+                    "num_updates": state.num_updates,
+                    "epoch": state.epoch,
+                    "tensors": dict(state.tensors),
+                }
+                for trainable, state in self.tensor_states.items()
+            },
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned; tensors are copied to each parameter's device.
+
+        Raises:
+            IncompatibleError: the state is of a model with other trainable tensors.
+        """
+        ours, theirs = {trainable.name for trainable in self.trainables}, set(state_dict["state"])
+        if ours != theirs:
+            example = sorted(ours ^ theirs)[0]
+            raise IncompatibleError(f"The optimizer state is of another model: '{example}' is only in one of the two.")
+        self.num_steps = int(state_dict["num_steps"])
+        self.num_bad_steps = int(state_dict["num_bad_steps"])
+        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            group.update(saved)
+        for trainable, state in self.tensor_states.items():
+            saved = state_dict["state"][trainable.name]
+            state.num_updates, state.epoch = int(saved["num_updates"]), int(saved["epoch"])
+            device = trainable.parameter.device
+            state.tensors = {name: tensor.to(device, copy=True) for name, tensor in saved["tensors"].items()}
+        self._pending = None
+
+
+def _split(blocks: Sequence[Block], scalars: tuple[float, ...]) -> list[tuple[Block, tuple[float, ...]]]:
+    """Pair each block with its share of a step's scalars (every block has the same number)."""
+    count = len(scalars) // len(blocks)
+    return [(block, scalars[index * count : (index + 1) * count]) for index, block in enumerate(blocks)]
+
+
+@dataclass(frozen=True, slots=True)
+class _BlockProbe:
+    """Evaluates losses around the current weights along the directions of one block."""
+
+    optimizer: Optimizer
+    engine: AbstractEngine
+    closure: LossClosure
+    block: Block
+    index: int
+
+    def loss(self, *shifts: tuple[int, float]) -> float:
+        perturbation = _Shift(self.optimizer, self.block, self.index, shifts) if shifts else None
+        return self.engine.loss(self.closure, perturbation)
+
+
+class _Shift:
+    """The perturbation ``sum coef * std * lift(direction(query))`` of the tensors of one block.
+
+    Half-precision copies are rounded with bits that depend on the step and query, not on the sign: plus and
+    minus round alike, and their difference stays along the direction.
+    """
+
+    def __init__(self, optimizer: Optimizer, block: Block, index: int, shifts: Sequence[tuple[int, float]]) -> None:
+        self._optimizer = optimizer
+        self._members: dict[Trainable, Member] = {member.trainable: member for member in block}
+        self._shifts = [(optimizer._key(index, query), coef) for query, coef in shifts]
+        self._step = optimizer.num_steps
+        self._epoch = optimizer.parts.space.epoch(self._step)
+
+    def moves(self, trainable: Trainable) -> bool:
+        return trainable in self._members
+
+    def write(self, trainable: Trainable, *, out: Tensor, base: Tensor, rows: Tensor | None = None) -> None:
+        parts, state = self._optimizer.parts, self._optimizer.tensor_states[trainable]
+        std = self._members[trainable].std
+        vector = Combination()
+        for key, coef in self._shifts:
+            vector += parts.direction.draw(trainable, state, key=key, step=self._step).scaled(coef * std)
+        parts.space.add(
+            trainable,
+            vector,
+            out=out,
+            base=base,
+            seed=self._optimizer.seed,
+            epoch=self._epoch,
+            rounding=Noise(self._shifts[0][0], trainable.stream, Purpose.PERTURBATION_ROUNDING),
+            rows=rows,
+        )

@@ -1,0 +1,38 @@
+"""Everything moves at every step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from foretune.errors import UsageError
+from foretune.types import AbstractSchedule, Block, Member, Trainable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole(AbstractSchedule):
+    """One block with every trainable tensor, at every step.
+
+    Args:
+        matrix_lr_scale: Factor on the learning rate of matrices (not of biases and norm weights).
+    Raises:
+        UsageError: a factor that is not positive and finite.
+    """
+
+    matrix_lr_scale: float = 1.0
+
+    sequential = False
+
+    def __post_init__(self) -> None:
+        if not (self.matrix_lr_scale > 0 and math.isfinite(self.matrix_lr_scale)):
+            raise UsageError(f"matrix_lr_scale must be positive and finite, got {self.matrix_lr_scale}.")
+
+    def blocks(self, step: int, trainables: Sequence[Trainable]) -> Sequence[Block]:
+        """Return one block."""
+        return (
+            tuple(
+                Member(trainable, lr=1.0 if trainable.matrix_shape is None else self.matrix_lr_scale)
+                for trainable in trainables
+            ),
+        )

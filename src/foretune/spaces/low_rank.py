@@ -1,0 +1,111 @@
+"""The lazy low-rank space of LOZO: ``lift(U) = U V^T`` with a Gaussian V that is redrawn every few steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from foretune import noise
+from foretune.errors import UsageError
+from foretune.noise import Noise, Purpose
+from foretune.spaces.identity import Identity
+from foretune.types import AbstractSpace, Combination, Trainable
+
+_FULL = Identity()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowRank(AbstractSpace):
+    """Matrices move along ``U V^T``; vectors (biases, norm weights) keep the full space.
+
+        lift(U) = U V^T,  U (m, r) the coordinates,  V (n, r) with entries N(0, 1), redrawn every `interval` steps
+
+    V is regenerated from its noise stream wherever it is needed, so the space itself keeps nothing.
+    E||lift(U)||^2 = m n r for unit-variance U, and ``E[lift(estimate)] = gradient`` needs the paper's factor 1/r.
+
+    Args:
+        rank: r. May exceed min(m, n): nothing here needs orthogonality.
+        interval: Steps between redraws of V (nu in the paper).
+    Raises:
+        UsageError: rank or interval below 1.
+    References:
+        Chen et al. 2024, arXiv:2410.07698, Algorithm 1 and its momentum form (LOZO-M).
+        Differs from the published code: a direction is a pure function of (seed, step, tensor), so the update
+        follows the measured direction also on the steps where V is redrawn; the paper's 1/r is applied.
+    """
+
+    rank: int = 2
+    interval: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("rank", "interval"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+    def coordinate_shape(self, trainable: Trainable) -> tuple[int, ...]:
+        """``(m, rank)`` for a matrix, the tensor's own shape for a vector."""
+        if trainable.matrix_shape is None:
+            return trainable.shape
+        return trainable.matrix_shape[0], self.rank
+
+    def lifts(self, trainable: Trainable) -> bool:
+        """True for matrices."""
+        return trainable.matrix_shape is not None
+
+    def epoch(self, step: int) -> int:
+        """``step // interval``."""
+        return step // self.interval
+
+    def estimate_scale(self, trainable: Trainable) -> float:
+        """``1 / rank`` for a matrix (E[V V^T] = r I), 1 for a vector."""
+        return 1.0 if trainable.matrix_shape is None else 1.0 / self.rank
+
+    def basis(self, trainable: Trainable, *, seed: int, epoch: int) -> Tensor:
+        """Regenerate V of one matrix, shape (n, rank), in the tensor's compute dtype.
+
+        The values depend on `(seed, epoch, name)` only; the stored layout is (rank, n) transposed, so that a
+        column of V is contiguous for the lift.
+        """
+        assert trainable.matrix_shape is not None
+        _, n = trainable.matrix_shape
+        parameter = trainable.parameter
+        transposed = torch.empty(self.rank, n, dtype=trainable.compute_dtype, device=parameter.device)
+        noise.fill(transposed, Noise(noise.mix(seed, epoch), trainable.stream, Purpose.RIGHT))
+        return transposed.T
+
+    def add(
+        self,
+        trainable: Trainable,
+        vector: Combination,
+        *,
+        out: Tensor,
+        base: Tensor,
+        seed: int,
+        epoch: int,
+        scale: float = 1.0,
+        rounding: Noise | None = None,
+        rows: Tensor | None = None,
+    ) -> None:
+        """Write ``out = scale * base + U V^T`` for ``U = vector``; U is made first, it is small."""
+        if trainable.matrix_shape is None or vector.is_zero:
+            zero = Combination() if vector.is_zero else vector
+            _FULL.add(
+                trainable, zero, out=out, base=base, seed=seed, epoch=epoch, scale=scale, rounding=rounding, rows=rows
+            )
+            return
+        left = torch.zeros(
+            self.coordinate_shape(trainable), dtype=trainable.compute_dtype, device=trainable.parameter.device
+        )
+        noise.add(left, left, noise=vector.noise, dense=vector.dense)
+        right = self.basis(trainable, seed=seed, epoch=epoch)
+        noise.add_low_rank(out, base, left, right, scale=scale, rounding=rounding, rows=rows)
+
+    def transport(self, trainable: Trainable, vector: Tensor, *, seed: int, old_epoch: int, new_epoch: int) -> Tensor:
+        """Return ``N V_old^T V_new / n``, the cheap least-squares projection of ``N V_old^T`` (LOZO-M)."""
+        if trainable.matrix_shape is None or old_epoch == new_epoch:
+            return vector
+        old = self.basis(trainable, seed=seed, epoch=old_epoch)
+        new = self.basis(trainable, seed=seed, epoch=new_epoch)
+        return vector @ (old.T @ new).div_(trainable.matrix_shape[1])

@@ -1,0 +1,43 @@
+"""Which rows of a split are used: one seeded draw for training and dev rows, one for evaluation.
+
+The draws equal the published ones for splits of the same length: numpy's legacy generator, whose stream is
+frozen for all numpy versions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from foretune.errors import UsageError
+
+_MAX_SEED = 2**32 - 1  # the legacy generator takes 32 bits
+
+
+def draw(length: int, count: int, seed: int) -> list[int]:
+    """Return the first `count` entries of the seeded permutation of ``range(length)`` (all of them if fewer).
+
+    Raises:
+        UsageError: the seed is negative or needs more than 32 bits.
+    """
+    if not 0 <= seed <= _MAX_SEED:
+        raise UsageError(f"train_set_seed is {seed}; it should lie between 0 and {_MAX_SEED}.")
+    return np.random.RandomState(seed).permutation(length)[:count].tolist()
+
+
+def draw_train_dev(length: int, num_train: int, num_dev: int, seed: int) -> tuple[list[int], list[int]]:
+    """Draw ``num_train + num_dev`` rows of a split at once; dev is the last `num_dev`, training the rest.
+
+    In a split that is too small dev still takes its full share, as in the published runs (554 rows for 1000
+    and 500 give 54 training rows).
+
+    Raises:
+        UsageError: training rows were asked for and none is left.
+    """
+    drawn = draw(length, num_train + num_dev, seed)
+    cut = max(len(drawn) - num_dev, 0)
+    if num_train > 0 and cut == 0:
+        raise UsageError(
+            f"No training rows are left: the training split has {length} rows and num_dev is {num_dev}. "
+            f"Set num_dev below {length}."
+        )
+    return drawn[:cut], drawn[cut:]

@@ -1,0 +1,38 @@
+"""SST-2: is a piece of a movie review positive?
+
+Prompt and label words of v0 are MeZO's (Malladi et al. 2023, arXiv:2305.17333); v1 is the
+no-prompt ablation of ZO-LLM (Zhang et al. 2024, arXiv:2402.11592).
+"""
+
+from __future__ import annotations
+
+from foretune.tasks.base import TASKS, HubSource, Row, Task, Template
+
+
+def _sentence(row: Row) -> str:
+    return row["sentence"].strip()  # GLUE's sentences end in a space
+
+
+TASK = TASKS.register("sst2")(
+    Task(
+        name="sst2",
+        summary="movie reviews: negative or positive",
+        sources=(HubSource("nyu-mll/glue", "sst2"), HubSource("glue", "sst2")),
+        fields={"sentence": str, "label": int},
+        label_words=("terrible", "great"),
+        templates={
+            "v0": Template(
+                prompt=lambda row: f"{_sentence(row)} It was",
+                full=lambda row, word: f"{_sentence(row)} It was {word}",
+                sfc_prompt=lambda row: "It was",
+                sfc_full=lambda row, word: f"It was {word}",
+            ),
+            "v1": Template(
+                prompt=_sentence,
+                full=lambda row, word: f"{_sentence(row)} {word}",
+                sfc_prompt=lambda row: "",
+                sfc_full=lambda row, word: word,
+            ),
+        },
+    )
+)

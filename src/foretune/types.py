@@ -1,0 +1,311 @@
+"""The shared words: trainable tensors, combinations of directions, and the five abstract parts of a method.
+
+A method is a composition: ``Space x Direction x Estimator x Update x Schedule``. One step of any method is
+
+    1. the schedule says which tensors move now (blocks), with which learning-rate and scale factors;
+    2. the direction draws, per tensor and query, a vector ``v`` in the coordinates of the space;
+    3. the estimator evaluates the loss at ``theta + sum_i c_i * lift(v_i)`` and returns a few scalars;
+    4. the scalars go to the journal (from here on the step can be replayed without data);
+    5. the update turns scalars and directions into a change in coordinates, which the space lifts and adds.
+
+So MeZO is ``Identity x Gaussian x TwoSided x SGD x Whole``, LOZO is ``LowRank x Gaussian x TwoSided x SGD x
+Whole``, and LOZO-M replaces SGD by Momentum, whose state then has the size of the coordinates.
+
+Shape letters: m rows, n columns, r rank, q directions. Parts are immutable: state lives in `TensorState`.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from foretune.noise import Noise
+
+LossClosure = Callable[[], Tensor | float]
+"""Evaluates the loss at the current weights, on the same data every time it is called within a step."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Trainable:
+    """One trainable tensor, as every part sees it. Compared by identity.
+
+    Attributes:
+        name: Canonical name (wrappers' prefixes stripped; of tied aliases the smallest).
+        parameter: The tensor itself. Its `.data` may be swapped while a loss is evaluated.
+        stream: 32-bit noise stream, a hash of `name`.
+        matrix_shape: ``(m, n)`` if low-rank methods treat it as a matrix (tensors of 3 and more dimensions are
+            viewed as ``(shape[0], rest)``), None for a vector (at most one dimension longer than 1).
+        decays: Whether weight decay applies (at least 2 dimensions, no bias, no norm weight).
+    """
+
+    name: str
+    parameter: nn.Parameter
+    stream: int
+    matrix_shape: tuple[int, int] | None
+    decays: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tensor itself."""
+        return tuple(self.parameter.shape)
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Dtype of coordinates and optimizer state: float64 for float64 weights, otherwise float32."""
+        return torch.float64 if self.parameter.dtype == torch.float64 else torch.float32
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """A vector in the coordinates of a space: ``sum_i c_i * z_i + c * dense``, kept as its recipe.
+
+    Attributes:
+        noise: Pairs of a coefficient and the address of a noise tensor (regenerated where it is needed).
+        dense: At most one pair of a coefficient and a stored tensor of the coordinates' shape.
+    """
+
+    noise: tuple[tuple[float, Noise], ...] = ()
+    dense: tuple[float, Tensor] | None = None
+
+    def scaled(self, factor: float) -> Combination:
+        """Return ``factor * self``; coefficients multiply in float64."""
+        dense = None if self.dense is None else (self.dense[0] * factor, self.dense[1])
+        return Combination(tuple((coef * factor, noise) for coef, noise in self.noise), dense)
+
+    def __add__(self, other: Combination) -> Combination:
+        if self.dense is not None and other.dense is not None:
+            (a, x), (b, y) = self.dense, other.dense
+            dense = (a + b, x) if x is y else (1.0, x.mul(a).add_(y, alpha=b))
+        else:
+            dense = self.dense or other.dense
+        return Combination(self.noise + other.noise, dense)
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether every coefficient is exactly zero (then nothing may be written)."""
+        return all(coef == 0.0 for coef, _ in self.noise) and (self.dense is None or self.dense[0] == 0.0)
+
+
+@dataclass(slots=True)
+class TensorState:
+    """What a run remembers about one tensor between steps.
+
+    Attributes:
+        tensors: Named state of the direction and the update, in coordinates (size and dtype of these).
+        num_updates: How many times this tensor has been updated (not the global step).
+        epoch: The space's refresh epoch in whose basis `tensors` are expressed; -1 before the first update.
+    """
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    num_updates: int = 0
+    epoch: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A tensor's part in a block: factors on the direction's standard deviation and on the learning rate.
+
+    `std` scales the direction where it is measured and where the update follows it, so it acts twice on the
+    expected update.
+    """
+
+    trainable: Trainable
+    std: float = 1.0
+    lr: float = 1.0
+
+
+Block = tuple[Member, ...]
+"""Tensors that are perturbed and updated together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What the losses of one block said.
+
+    Attributes:
+        scalars: float64 numbers, all that the update (and so the journal) needs; for two-sided estimates the
+            projected gradient of each direction, loss per unit of z.
+        loss: The training loss that is logged, in the closure's own unit.
+    """
+
+    scalars: tuple[float, ...]
+    loss: float
+
+
+class Probe(Protocol):
+    """Evaluates the loss away from the current weights; weights are the current ones again on return."""
+
+    def loss(self, *shifts: tuple[int, float]) -> float:
+        """Return the loss at ``theta + sum coef * direction(query)`` over the pairs ``(query, coef)``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateContext:
+    """Everything an update rule may look at for one tensor.
+
+    Attributes:
+        member: The tensor and its factors (`member.lr` is already part of `lr`).
+        lr: Learning rate of this step for this tensor.
+        estimate: The gradient estimate in coordinates, ``sum_k w_k * std * v_k``, scaled so that its
+            expectation is the gradient.
+        state: This tensor's state; the rule changes `state.tensors` in place.
+        coordinate_shape: Shape of coordinates and of each state tensor.
+        scalars: The journal's scalars of this block.
+    """
+
+    member: Member
+    lr: float
+    estimate: Combination
+    state: TensorState
+    coordinate_shape: tuple[int, ...]
+    scalars: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The new tensor: ``scale * theta + lift(step)``."""
+
+    scale: float
+    step: Combination
+
+
+class AbstractPart(abc.ABC):
+    """What all five kinds of parts share."""
+
+    def check(self, parts: Parts, trainables: Sequence[Trainable]) -> None:  # noqa: B027
+        """Refuse, by name, other parts or tensors that this part cannot work with.
+
+        Raises:
+            IncompatibleError: the message says which part, which tensor or other part, and why.
+        """
+
+
+class AbstractSpace(AbstractPart):
+    """Along which coordinates may a tensor move."""
+
+    @abc.abstractmethod
+    def coordinate_shape(self, trainable: Trainable) -> tuple[int, ...]:
+        """Shape of a coordinate vector of this tensor."""
+
+    @abc.abstractmethod
+    def epoch(self, step: int) -> int:
+        """Index of the basis in force at `step`; a new value means a refreshed basis."""
+
+    @abc.abstractmethod
+    def estimate_scale(self, trainable: Trainable) -> float:
+        """Factor that makes ``E[lift(estimate)]`` the gradient, for coordinates of unit variance."""
+
+    @abc.abstractmethod
+    def add(
+        self,
+        trainable: Trainable,
+        vector: Combination,
+        *,
+        out: Tensor,
+        base: Tensor,
+        seed: int,
+        epoch: int,
+        scale: float = 1.0,
+        rounding: Noise | None = None,
+        rows: Tensor | None = None,
+    ) -> None:
+        """Write ``out = scale * base + lift(vector)``, of the tensor's shape; only `rows` of it where given.
+
+        `out` may be `base`. Half-precision results are rounded stochastically with `rounding`.
+        """
+
+    @abc.abstractmethod
+    def transport(self, trainable: Trainable, vector: Tensor, *, seed: int, old_epoch: int, new_epoch: int) -> Tensor:
+        """Express a stored coordinate tensor in the basis of another epoch."""
+
+    def lifts(self, trainable: Trainable) -> bool:
+        """Whether the coordinates of this tensor are anything else than the tensor's own entries."""
+        return self.coordinate_shape(trainable) != trainable.shape
+
+
+class AbstractDirection(AbstractPart):
+    """How a coordinate vector is drawn."""
+
+    @abc.abstractmethod
+    def draw(self, trainable: Trainable, state: TensorState, *, key: int, step: int) -> Combination:
+        """Return the direction of one tensor and query, a pure function of its arguments."""
+
+    @abc.abstractmethod
+    def advance(self, trainable: Trainable, state: TensorState, *, key: int, scalars: tuple[float, ...]) -> None:
+        """Change the direction's own state once the step's scalars are known (nothing for memoryless laws)."""
+
+
+class AbstractEstimator(AbstractPart):
+    """Which losses give which scalars."""
+
+    zo_eps: float
+    num_directions: int
+
+    @abc.abstractmethod
+    def estimate(self, probe: Probe) -> Estimate:
+        """Evaluate the losses of one block."""
+
+    @abc.abstractmethod
+    def weights(self, scalars: tuple[float, ...]) -> tuple[float, ...]:
+        """Return the weight of each direction in the gradient estimate, shape (num_directions,)."""
+
+    @property
+    @abc.abstractmethod
+    def num_forwards(self) -> int:
+        """Loss evaluations per block and step."""
+
+
+class AbstractUpdate(AbstractPart):
+    """How the estimate becomes a step."""
+
+    weight_decay: float
+
+    @abc.abstractmethod
+    def apply(self, context: UpdateContext) -> Change:
+        """Advance the state and return the change of one tensor."""
+
+    @abc.abstractmethod
+    def num_state_elements(self, coordinate_shape: tuple[int, ...]) -> int:
+        """Numbers kept between steps for a tensor with these coordinates."""
+
+
+class AbstractSchedule(AbstractPart):
+    """Which tensors move at which step.
+
+    Attributes:
+        sequential: True if a block's update is made before the next block of the same step is measured
+            (Gauss-Seidel), False if all blocks are measured at the same weights (Jacobi).
+    """
+
+    sequential: bool
+
+    @abc.abstractmethod
+    def blocks(self, step: int, trainables: Sequence[Trainable]) -> Sequence[Block]:
+        """Return the blocks of this step, disjoint, in the order in which they are visited."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """A method, as its five parts."""
+
+    space: AbstractSpace
+    direction: AbstractDirection
+    estimator: AbstractEstimator
+    update: AbstractUpdate
+    schedule: AbstractSchedule
+
+    def describe(self) -> dict[str, object]:
+        """Return names and settings of the parts, for journals and error messages."""
+        return {axis: describe_part(getattr(self, axis)) for axis in self.__slots__}
+
+
+def describe_part(part: object) -> dict[str, object]:
+    """Return ``{"type": class name, **settings}`` of a part (parts are dataclasses)."""
+    settings: Mapping[str, object] = {name: getattr(part, name) for name in getattr(part, "__dataclass_fields__", ())}
+    return {"type": type(part).__name__, **settings}
