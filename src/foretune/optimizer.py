@@ -110,7 +110,7 @@ class Optimizer(torch.optim.Optimizer):
         self.num_bad_steps = 0
         self.last_record: StepRecord | None = None
         self.engine: AbstractEngine | None = None
-        self._engine_name = engine
+        self.engine_name: EngineName = engine
         self._pending: StepRecord | None = None
         self._journal: JournalWriter | None = None
         self._journal_to_create: tuple[Path, dict[str, Any]] | None = None
@@ -153,7 +153,7 @@ class Optimizer(torch.optim.Optimizer):
         The weights are unchanged on return (with a sequential schedule: moved by all blocks but the last).
         """
         if self.engine is None:
-            self.engine = choose_engine(self._engine_name, self.model, self.trainables, closure)
+            self.engine = choose_engine(self.engine_name, self.model, self.trainables, closure)
             self._create_journal()
         blocks = self.parts.schedule.blocks(self.num_steps, self.trainables)
         estimates: list[Estimate] = []
@@ -296,7 +296,7 @@ class Optimizer(torch.optim.Optimizer):
             "seed": self.seed,
             "method": self.method,
             "parts": self.parts.describe(),
-            "engine": self._engine_name if self.engine is None else self.engine.name,
+            "engine": self.engine_name if self.engine is None else self.engine.name,
             "num_threads": torch.get_num_threads(),
             "parameters": [
                 {

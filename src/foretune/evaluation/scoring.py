@@ -93,5 +93,5 @@ def _refuse_non_finite(scores: Tensor, batch: CandidateBatch, rows: Sequence[Enc
         row, candidate = bad.nonzero()[0].tolist()
         raise NonFiniteLossError(
             f"The score of candidate {candidate} of {rows[row].name} is {float(scores[row, candidate])}. "
-            "The model's weights or activations overflow or are nan; try a wider dtype or an earlier checkpoint."
+            "Weights or activations overflow or are nan: try a wider dtype or an earlier checkpoint."
         )

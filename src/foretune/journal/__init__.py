@@ -3,6 +3,7 @@
 from foretune.journal.header import check_header
 from foretune.journal.reader import Journal
 from foretune.journal.record import FORMAT_VERSION, EvaluationRecord, Record, StepRecord
+from foretune.journal.replay import replay
 from foretune.journal.weights import hash_weights
 from foretune.journal.writer import JournalWriter
 
@@ -15,4 +16,5 @@ __all__ = [
     "StepRecord",
     "check_header",
     "hash_weights",
+    "replay",
 ]

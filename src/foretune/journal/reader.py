@@ -11,6 +11,7 @@ from zlib import crc32
 
 from foretune.errors import JournalError
 from foretune.journal.record import (
+    CHECKED_PREFIX,
     CRC,
     FORMAT_VERSION,
     KIND_EVALUATION,
@@ -19,7 +20,6 @@ from foretune.journal.record import (
     PREAMBLE,
     PREAMBLE_BYTES,
     PREFIX,
-    PREFIX_BYTES,
     EvaluationRecord,
     Record,
     StepRecord,
@@ -79,14 +79,13 @@ class Journal:
 def parse_journal(path: Path, data: bytes) -> Journal:
     """Return the journal in `data`, with the errors of `Journal.read`; `path` is named in them."""
     header, position, chain = _parse_header(path, data)
-    view = memoryview(data)
     records: list[Record] = []
     offsets: list[int] = []
-    while len(data) - position >= PREFIX_BYTES:
-        kind, length = PREFIX.unpack_from(data, position)
-        prefix = view[position : position + PREFIX.size]
+    while len(data) - position >= CHECKED_PREFIX.size:
+        kind, length, prefix_check = CHECKED_PREFIX.unpack_from(data, position)
+        prefix = data[position : position + PREFIX.size]
         # Before the length is believed: a damaged one must not pass for a torn tail (see record.py).
-        if crc32(prefix) != CRC.unpack_from(data, position + PREFIX.size)[0]:
+        if crc32(prefix) != prefix_check:
             raise _damaged(path, data, position, "kind and length", crc32(prefix), len(records))
         if kind not in _DECODERS:
             known = ", ".join(str(number) for number in _DECODERS)
@@ -94,11 +93,11 @@ def parse_journal(path: Path, data: bytes) -> Journal:
                 f"{path}, byte {position}: record of kind {kind}, expected one of {known}; the journal was "
                 "written by a newer version of foretune. Upgrade foretune to read it."
             )
-        start = position + PREFIX_BYTES
+        start = position + CHECKED_PREFIX.size
         stop = start + length
         if stop + CRC.size > len(data):
             break
-        payload = view[start:stop]
+        payload = data[start:stop]
         chain = crc32(payload, crc32(prefix, chain))
         if chain != CRC.unpack_from(data, stop)[0]:
             raise _damaged(path, data, position, "record", chain, len(records))

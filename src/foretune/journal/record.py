@@ -48,7 +48,7 @@ PREAMBLE = struct.Struct("<8sHI")  # magic, format version, header length; follo
 PREFIX = struct.Struct("<BI")  # kind, payload length; followed by a CRC
 CRC = struct.Struct("<I")
 PREAMBLE_BYTES = PREAMBLE.size + CRC.size
-PREFIX_BYTES = PREFIX.size + CRC.size
+CHECKED_PREFIX = struct.Struct("<BII")  # the same with its CRC
 
 _FIXED_BYTES = struct.calcsize("<I?ddd")
 _MAX_STEP = 2**32 - 1
@@ -112,18 +112,19 @@ def encode_record(record: Record, chain: int) -> tuple[bytes, int]:
     return b"".join((prefix, CRC.pack(crc32(prefix)), payload, CRC.pack(check))), check
 
 
-def decode_step(payload: memoryview) -> StepRecord:
+def decode_step(payload: bytes) -> StepRecord:
     """Return the step a payload of kind 1 holds; ValueError where its length fits no number of scalars."""
     num_scalars, rest = divmod(len(payload) - _FIXED_BYTES, 8)
     if rest or num_scalars < 0:
         raise ValueError(f"its payload has {len(payload)} bytes, expected {_FIXED_BYTES} and 8 a scalar")
-    step, accepted, loss, lr, zo_eps, *scalars = _step_layout(num_scalars).unpack(payload)
-    return StepRecord(step, tuple(scalars), loss, lr, zo_eps, accepted)
+    values = _step_layout(num_scalars).unpack(payload)
+    step, accepted, loss, lr, zo_eps = values[:5]
+    return StepRecord(step, values[5:], loss, lr, zo_eps, accepted)
 
 
-def decode_evaluation(payload: memoryview) -> EvaluationRecord:
+def decode_evaluation(payload: bytes) -> EvaluationRecord:
     """Return the evaluation a payload of kind 2 holds; ValueError where it is not of the documented form."""
-    content = json.loads(bytes(payload))
+    content = json.loads(payload)
     try:
         step, metrics = content["step"], content["metrics"].items()
         return EvaluationRecord(step, {name: float(value) for name, value in metrics})

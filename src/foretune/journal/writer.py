@@ -103,6 +103,7 @@ class JournalWriter:
             UsageError: the record does not fit the format, or its step is not behind the last one.
         """
         self._refuse_closed()
+        self._refuse_changed()
         tail = self._tail
         last_step = tail.last_step
         if isinstance(record, StepRecord):
@@ -113,12 +114,6 @@ class JournalWriter:
                 )
             last_step = record.step
         data, chain = encode_record(record, tail.chain)
-        size = os.fstat(self._file.fileno()).st_size
-        if size != tail.end:
-            raise JournalError(
-                f"{self.path}: the file has {size} bytes, expected {tail.end}: another process writes to it. "
-                "Is this run already running elsewhere?"
-            )
         try:
             self._write(data)
             self._tail = _Tail(tail.end + len(data), chain, last_step)
@@ -126,7 +121,7 @@ class JournalWriter:
             self._truncate()
             raise JournalError(
                 f"{self.path}, byte {tail.end}: the record cannot be written: {error.strerror or error}. The "
-                f"journal is whole up to step {tail.last_step}; make room and resume."
+                "records before it are whole; make room and resume."
             ) from error
         except BaseException:
             self._truncate()
@@ -139,9 +134,10 @@ class JournalWriter:
         to append is `step`. Durable on return.
 
         Raises:
-            JournalError: as `Journal.read`; or the writer is closed.
+            JournalError: as `Journal.read`; the file was changed by someone else; the writer is closed.
         """
         self._refuse_closed()
+        self._refuse_changed()
         self._file.seek(0)
         data = self._file.readall()
         self._file.seek(self._tail.end)
@@ -188,6 +184,16 @@ class JournalWriter:
     def _refuse_closed(self) -> None:
         if self._file.closed:
             raise JournalError(f"{self.path}: the journal is closed; reopen it to append.")
+
+    def _refuse_changed(self) -> None:
+        # Not a file lock: worker processes forked from a killed run would hold it for seconds, and the
+        # resumed run would be refused.
+        size = os.fstat(self._file.fileno()).st_size
+        if size != self._tail.end:
+            raise JournalError(
+                f"{self.path}: the file has {size} bytes, expected {self._tail.end}: another process "
+                "writes to it. Is this run already running elsewhere?"
+            )
 
 
 def _is_before(record: Record, step: int) -> bool:

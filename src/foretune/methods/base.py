@@ -40,6 +40,23 @@ class AbstractMethod(abc.ABC):
             UsageError: a setting out of range.
         """
 
+    def describe(self) -> dict[str, Any]:
+        """Return the method's name and settings."""
+        return {"name": method_name(type(self)), **asdict(self)}
+
+    def optimizer_arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments that make `Optimizer` this method."""
+        parts = self.parts()
+        return {
+            "lr": self.lr,
+            "space": parts.space,
+            "direction": parts.direction,
+            "estimator": parts.estimator,
+            "update": parts.update,
+            "schedule": parts.schedule,
+            "method": self.describe(),
+        }
+
 
 METHODS: Registry[type[AbstractMethod]] = Registry("method", "foretune.methods")
 
@@ -72,20 +89,7 @@ def optimizer_class(recipe: type[AbstractMethod]) -> type[Optimizer]:
         self: Optimizer, model: nn.Module, *, seed: int = 0, engine: EngineName = "auto", **options: Any
     ) -> None:
         method = make_method(method_name(recipe), options)
-        parts = method.parts()
-        Optimizer.__init__(
-            self,
-            model,
-            lr=method.lr,
-            space=parts.space,
-            direction=parts.direction,
-            estimator=parts.estimator,
-            update=parts.update,
-            schedule=parts.schedule,
-            seed=seed,
-            engine=engine,
-            method={"name": method_name(recipe), **asdict(method)},
-        )
+        Optimizer.__init__(self, model, **method.optimizer_arguments(), seed=seed, engine=engine)
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     options = [inspect.Parameter(f.name, keyword, default=f.default, annotation=f.type) for f in fields(recipe)]

@@ -171,7 +171,7 @@ def add_low_rank(
 
 
 def _backend(tensor: Tensor) -> ModuleType:
-    name = _forced or "reference"
+    name = _forced or ("numba" if tensor.device.type == "cpu" else "reference")
     return importlib.import_module(_BACKENDS[name])
 
 

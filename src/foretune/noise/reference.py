@@ -16,6 +16,7 @@ from foretune.noise.table import TABLE_SIZE, quantile_table
 
 LANES_PER_COUNTER = 8
 BITS_PER_COUNTER = 128
+_SIGN_BIT = 1 << 15  # of a lane; its low 13 bits are the index into the table, the two between are not used
 _CHUNK = 1 << 20  # elements at a time: bounds the int64 temporaries to some tens of MB
 _MASK32 = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -66,7 +67,7 @@ def values(starts: Tensor, length: int, noise: Noise) -> Tensor:
         return (2 * _take(bits.flatten(1), starts % BITS_PER_COUNTER, length) - 1).float()
     lane = lanes(starts, length, noise)
     magnitude = quantile_table(lane.device)[lane & (TABLE_SIZE - 1)]
-    return torch.where(lane >= TABLE_SIZE, -magnitude, magnitude)
+    return torch.where(lane >= _SIGN_BIT, -magnitude, magnitude)
 
 
 def fill(out: Tensor, noise: Noise) -> None:

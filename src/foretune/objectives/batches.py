@@ -17,7 +17,22 @@ PADDING_ID = 0
 """Any valid id: padding is hidden by the attention mask, never recognised by its id."""
 
 
-class CandidateBatch(TypedDict):
+class SequenceBatch(TypedDict):
+    """Token sequences as a model takes them.
+
+    Keys:
+        input_ids: (S, T) int64, padded on the left.
+        attention_mask: (S, T) int64, 0 on padding. Only where there is padding: without it models take
+            their fast causal path.
+        position_ids: (S, T) int64, counted from the first real token; with `attention_mask`.
+    """
+
+    input_ids: Tensor
+    attention_mask: NotRequired[Tensor]
+    position_ids: NotRequired[Tensor]
+
+
+class CandidateBatch(SequenceBatch):
     """The candidates of B rows as tensors; a plain dict, so Trainer and accelerate move it to the device.
 
     A sequence leaves out its last token, whose own prediction nobody reads: the last position of the input
@@ -28,10 +43,6 @@ class CandidateBatch(TypedDict):
     - separate: one sequence a candidate, and `option_ids`, `option_mask`, `candidate_sequence`.
 
     Keys:
-        input_ids: (S, T) int64, padded on the left.
-        attention_mask: (S, T) int64, 0 on padding; only where there is padding, because models take their fast
-            causal path without it.
-        position_ids: (S, T) int64, counted from the first real token; with `attention_mask`.
         candidate_ids: (B, K) int64, the token of each candidate.
         option_ids: (S, L) int64, the option's tokens at the right end.
         option_mask: (S, L) bool, True on option tokens.
@@ -40,9 +51,6 @@ class CandidateBatch(TypedDict):
         labels: (B,) int64, the index of the (first) right candidate.
     """
 
-    input_ids: Tensor
-    attention_mask: NotRequired[Tensor]
-    position_ids: NotRequired[Tensor]
     candidate_ids: NotRequired[Tensor]
     option_ids: NotRequired[Tensor]
     option_mask: NotRequired[Tensor]
@@ -52,15 +60,17 @@ class CandidateBatch(TypedDict):
 
 
 def collate_candidates(rows: Sequence[EncodedExample]) -> CandidateBatch:
-    """Put rows into one batch; usable as the `collate_fn` of a DataLoader or the `data_collator` of a Trainer."""
+    """Put rows into one batch; usable as a DataLoader's `collate_fn` or a Trainer's `data_collator`."""
+    labels = torch.tensor([row.correct[0] for row in rows])
     if all(_shares_one_sequence(row) for row in rows):
-        batch = _pad_left([row.token_ids[0][:-1] for row in rows])
+        inputs = _pad_left([row.token_ids[0][:-1] for row in rows])
+        batch: CandidateBatch = {**inputs, "labels": labels}
         batch["candidate_ids"] = _pad_right([[ids[-1] for ids in row.token_ids] for row in rows])
     else:
         sequences = [ids for row in rows for ids in row.token_ids]
         option_lengths = torch.tensor([length for row in rows for length in row.option_lengths])
         longest = int(option_lengths.max())
-        batch = _pad_left([ids[:-1] for ids in sequences])
+        batch = {**_pad_left([ids[:-1] for ids in sequences]), "labels": labels}
         batch["option_mask"] = torch.arange(longest, 0, -1) <= option_lengths[:, None]
         # a sequence can be shorter than the longest option elsewhere in the batch
         batch["option_ids"] = torch.tensor(
@@ -72,7 +82,6 @@ def collate_candidates(rows: Sequence[EncodedExample]) -> CandidateBatch:
     most = int(num_candidates.max())
     if most != int(num_candidates.min()):
         batch["candidate_mask"] = torch.arange(most) < num_candidates[:, None]
-    batch["labels"] = torch.tensor([row.correct[0] for row in rows])
     return batch
 
 
@@ -83,12 +92,12 @@ def _shares_one_sequence(row: EncodedExample) -> bool:
     )
 
 
-def _pad_left(sequences: Sequence[Sequence[int]]) -> CandidateBatch:
+def _pad_left(sequences: Sequence[Sequence[int]]) -> SequenceBatch:
     lengths = torch.tensor([len(ids) for ids in sequences])
     longest = int(lengths.max())
     input_ids = torch.tensor([[PADDING_ID] * (longest - len(ids)) + list(ids) for ids in sequences])
     if bool((lengths == longest).all()):
-        return {"input_ids": input_ids}  # type: ignore[typeddict-item]
+        return {"input_ids": input_ids}
     real = torch.arange(longest, 0, -1) <= lengths[:, None]
     return {
         "input_ids": input_ids,

@@ -24,8 +24,9 @@ class ClassificationObjective:
     Log-probabilities and loss are float32 whatever the model's dtype, so half-precision scores cannot tie.
 
     References:
-        `train_as_classification` of Malladi et al. 2023, arXiv:2305.17333. Differs from the published code: it
-        runs one sequence a candidate over the whole vocabulary at every position, in the model's dtype.
+        `train_as_classification` of Malladi et al. 2023, arXiv:2305.17333. Differs from the published code,
+        which always runs one sequence a candidate, computes logits at every position, and takes the
+        log-softmax in the model's dtype.
     """
 
     def collate(self, rows: Sequence[EncodedExample]) -> CandidateBatch:

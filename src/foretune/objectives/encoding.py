@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,7 +19,7 @@ MAX_LENGTH = 2048
 
 
 class CandidateExample(Protocol):
-    """What is read of an example: a prompt, the option strings that follow it, and which of them are right."""
+    """What is read of an example: a prompt, the options that follow it, which are right, and its name."""
 
     @property
     def prompt(self) -> str: ...  # noqa: D102 - the class says it
@@ -65,11 +65,11 @@ def encode_examples(
 ) -> list[EncodedExample]:
     """Tokenize every candidate of every example.
 
-    A sequence is the tokenizer's normal encoding of prompt + option with its special tokens. The option is the
-    tokens whose characters end after the prompt's end (fast tokenizers), else what follows the longest common
-    token prefix with the encoded prompt. A longer sequence than `max_length` loses tokens on the left, after
-    the BOS token where the tokenizer adds one. Where nothing precedes the option (an empty prompt and no BOS),
-    the tokenizer's end-of-text token is put in front, so that the first option token has a context.
+    A sequence is the tokenizer's normal encoding of prompt + option with its special tokens. The option is
+    the tokens whose characters end after the prompt's end (fast tokenizers), else what follows the longest
+    common token prefix with the encoded prompt. A sequence longer than `max_length` loses tokens on the left,
+    after the BOS token where the tokenizer adds one. Where nothing precedes the option (an empty prompt and
+    no BOS), the tokenizer's end-of-text token is put in front, so that the first option token has a context.
 
     Args:
         examples: Anything with `prompt`, `candidates`, `correct` and `name`.
@@ -102,12 +102,13 @@ def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
     return tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
 
 
-def _locate_by_characters(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], prompts: Sequence[str]):
+def _locate_by_characters(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], prompts: list[str]
+) -> Iterator[tuple[list[int], int]]:
     """Yield ``(token ids up to the option's end, option length)`` for each text, from character offsets."""
-    encodings = tokenizer(list(texts), return_offsets_mapping=True, return_attention_mask=False, verbose=False)
-    for token_ids, spans, prompt in zip(
-        encodings["input_ids"], encodings["offset_mapping"], prompts, strict=True
-    ):
+    encodings = tokenizer(texts, return_offsets_mapping=True, return_attention_mask=False, verbose=False)
+    all_spans = encodings["offset_mapping"]
+    for token_ids, spans, prompt in zip(encodings["input_ids"], all_spans, prompts, strict=True):
         stop = len(token_ids)
         while stop > 0 and spans[stop - 1][1] <= 0:  # special tokens after the text cover no characters
             stop -= 1
@@ -117,10 +118,12 @@ def _locate_by_characters(tokenizer: PreTrainedTokenizerBase, texts: Sequence[st
         yield token_ids[:stop], stop - start
 
 
-def _locate_by_prefix(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], prompts: Sequence[str]):
-    """Yield the same from the longest common token prefix of text and prompt, for tokenizers without offsets."""
-    text_ids = tokenizer(list(texts), return_attention_mask=False, verbose=False)["input_ids"]
-    prompt_ids = tokenizer(list(prompts), return_attention_mask=False, verbose=False)["input_ids"]
+def _locate_by_prefix(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], prompts: list[str]
+) -> Iterator[tuple[list[int], int]]:
+    """Yield the same from the longest common token prefix of text and prompt: needs no offsets."""
+    text_ids = tokenizer(texts, return_attention_mask=False, verbose=False)["input_ids"]
+    prompt_ids = tokenizer(prompts, return_attention_mask=False, verbose=False)["input_ids"]
     for of_text, of_prompt in zip(text_ids, prompt_ids, strict=True):
         common = 0
         for one, other in zip(of_text, of_prompt, strict=False):

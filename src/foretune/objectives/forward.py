@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
 from foretune.errors import IncompatibleError
-from foretune.objectives.batches import CandidateBatch
+from foretune.objectives.batches import SequenceBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class _Accepts:
 _ACCEPTS: WeakKeyDictionary[nn.Module, _Accepts] = WeakKeyDictionary()
 
 
-def last_logits(model: nn.Module, batch: CandidateBatch, num_positions: int) -> Tensor:
+def last_logits(model: nn.Module, batch: SequenceBatch, num_positions: int) -> Tensor:
     """Return the logits of the last positions, shape (S, num_positions, vocabulary), in the model's dtype.
 
     Args:
@@ -59,7 +60,7 @@ def last_logits(model: nn.Module, batch: CandidateBatch, num_positions: int) -> 
 
 
 def _inspect(model: nn.Module) -> _Accepts:
-    inner = model
+    inner: Any = model
     while not hasattr(inner, "get_base_model") and hasattr(inner, "_orig_mod"):  # torch.compile
         inner = inner._orig_mod
     active = getattr(inner, "active_peft_config", None)

@@ -114,7 +114,11 @@ class Task:
         return (row[self.label_field],)
 
     def check_row(self, row: object, where: str) -> None:
-        """Raise a `UsageError` that starts with `where` unless `row` has this task's fields and a known label."""
+        """Check that `row` has this task's fields and a known label.
+
+        Raises:
+            UsageError: it does not; the message starts with `where` and names the field.
+        """
         if not isinstance(row, Mapping):
             raise UsageError(f"{where}: expected an object with {self._field_list()}, found {row!r:.60}.")
         for name, kind in self.fields.items():

@@ -59,14 +59,15 @@ def load_task_data(
 
     Args:
         task: A task or its name.
-        data_dir: Folder with ``<task>/<split>.jsonl``; None = the environment variable FORETUNE_DATA, else the hub.
-        num_train, num_dev, num_eval: Rows of each part; None = the task's published number. With `num_train` 0
-            (no training) the training part is empty.
+        data_dir: Folder with ``<task>/<split>.jsonl``; None = the environment variable FORETUNE_DATA, else
+            the hub.
+        num_train, num_dev, num_eval: Rows of each part; None = the task's published number. With `num_train`
+            0 (no training) the training part is empty.
         train_set_seed: Seed of both draws.
         template: Prompt version; None = the task's default.
     Raises:
-        UsageError: an unknown task or template, a number out of range, rows that cannot be read, or no training
-            rows left after the dev rows are taken.
+        UsageError: an unknown task or template, a number out of range, rows that cannot be read, or no
+            training rows left after the dev rows are taken.
     """
     if isinstance(task, str):
         task = TASKS.get(task)

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from foretune.errors import UsageError, near_misses
 from foretune.tasks.base import Row, Task
 
 DATA_DIR_VARIABLE = "FORETUNE_DATA"
+
+
+class RawRows(Protocol):
+    """What a list of rows and a `datasets.Dataset` have in common."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,7 @@ class Split:
     """
 
     task: Task
-    rows: Sequence[Row]
+    rows: RawRows
     origin: str
 
     def __len__(self) -> int:
@@ -44,8 +52,8 @@ def load_split(task: Task, split: str, data_dir: str | os.PathLike[str] | None =
     is set, and then only from there; from the hub otherwise.
 
     Raises:
-        UsageError: a folder or file is missing, empty or not JSON Lines, a row lacks a field or has a value out
-            of range (the message names file, line and field), or no hub source could be loaded.
+        UsageError: a folder or file is missing, empty or not JSON Lines, a row lacks a field or has a value
+            out of range (the message names file, line and field), or no hub source could be loaded.
     """
     if data_dir is not None:
         return _load_local(task, split, Path(data_dir), "data_dir")
@@ -59,12 +67,12 @@ def _load_local(task: Task, split: str, data_dir: Path, option: str) -> Split:
         raise UsageError(f"{option} is '{data_dir}', which is not a folder.")
     folder = data_dir / task.name
     if not folder.is_dir():
-        known = near_misses(task.name, (entry.name for entry in data_dir.iterdir() if entry.is_dir()))
-        raise UsageError(f"{option} '{data_dir}' has no folder {task.name!r} for the task.{known}")
+        known = [entry.name for entry in data_dir.iterdir() if entry.is_dir()]
+        hint = near_misses(task.name, known) if known else " It has no folders at all."
+        raise UsageError(f"{option} '{data_dir}' has no folder {task.name!r} for the task.{hint}")
     path = folder / f"{split}.jsonl"
     if not path.is_file():
-        known = near_misses(path.name, (entry.name for entry in folder.glob("*.jsonl")))
-        raise UsageError(f"'{path}' does not exist; task {task.name!r} needs its {split} split there.{known}")
+        raise UsageError(f"'{path}' does not exist; task {task.name!r} needs its {split} rows there.")
     rows = list(_read_jsonl(task, path))
     if not rows:
         raise UsageError(f"'{path}' has no rows; expected one JSON object a line.")
@@ -82,7 +90,8 @@ def _read_jsonl(task: Task, path: Path) -> Iterator[Row]:
                 try:
                     row = json.loads(line)
                 except json.JSONDecodeError as error:
-                    raise UsageError(f"{where}: not valid JSON ({error.msg} at column {error.colno}).") from error
+                    problem = f"{error.msg} at column {error.colno}"
+                    raise UsageError(f"{where}: not valid JSON ({problem}).") from error
                 task.check_row(row, where)
                 yield row
     except UnicodeDecodeError as error:

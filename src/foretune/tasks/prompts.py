@@ -11,8 +11,8 @@ from foretune.tasks.base import Example, Row, Task, Template
 def strip_text(text: str) -> str:
     r"""Strip spaces (not newlines) at both ends, and any white space in front.
 
-    A prompt therefore never ends in a space, so the option carries its own (``"... It was" + " great"``), while
-    one that ends in a newline keeps it and the option starts without a space (``"...\n" + "Yes"``).
+    A prompt therefore never ends in a space, so the option carries its own (``"... It was" + " great"``),
+    while one that ends in a newline keeps it and the option starts without a space (``"...\n" + "Yes"``).
     """
     return text.strip(" ").lstrip()
 

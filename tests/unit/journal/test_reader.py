@@ -241,7 +241,9 @@ def test_steps_and_evaluations_are_the_records_by_kind(tmp_path: Path) -> None:
 
 def test_reading_100_000_steps_takes_less_than_2_seconds() -> None:
     data, _ = encode([StepRecord(i, (0.5,), 0.7, 1e-6, 1e-3, True) for i in range(100_000)])
-    start = time.perf_counter()
-    journal = parse_journal(PATH, data)
-    assert time.perf_counter() - start < 2.0
-    assert len(journal.records) == 100_000
+    durations = []
+    for _ in range(3):  # the best of three: other processes share the machine
+        start = time.perf_counter()
+        assert len(parse_journal(PATH, data).records) == 100_000
+        durations.append(time.perf_counter() - start)
+    assert min(durations) < 2.0

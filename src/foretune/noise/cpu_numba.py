@@ -1,0 +1,422 @@
+"""The noise on CPU tensors, compiled by Numba; the same bits as `reference`.
+
+A call is cut into pieces of `_PIECE` elements that a few threads take in turn, and a piece into tiles that stay in the
+first-level cache: load the tile as float32 (float64), add every term, round, store. Working on a copy of the tile is what
+lets the compiler vectorise a call whose `out` is its `base`.
+
+Threads are our own, not Numba's parallel loops: kernels release the interpreter lock, the pool survives a fork, and no
+second OpenMP pool competes with PyTorch's. Which thread computes an element has no influence on its value.
+
+Every sum and product of integers is wrapped in its type, for Numba widens them to 64 bits. `fastmath` stays off: a fused
+multiply-add would change bits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+
+import numpy as np
+import torch
+from numba import njit, types
+from numba.extending import overload
+from torch import Tensor
+
+from foretune.noise.address import Law, Noise
+from foretune.noise.layout import Layout
+from foretune.noise.table import TABLE_SIZE, quantile_table
+
+_PIECE = 1 << 17  # elements a thread takes at a time, some 0.2 ms of work
+_TILE = 1 << 10
+_NUM_WORDS = 4 * (_TILE // 8 + 1)  # a tile may begin and end within a counter
+_NUM_VALUES = 128 * (_TILE // 128 + 1)  # the Rademacher law expands whole counters
+
+# Global arrays are constants to the compiler: it knows that no store changes them, and vectorises the look-up.
+_TABLE = quantile_table().numpy()
+_INDEX_MASK = np.uint32(TABLE_SIZE - 1)
+_RADEMACHER = np.uint32(Law.RADEMACHER)
+_U32, _U64 = np.uint32, np.uint64
+_F32_INFINITY = np.uint32(0x7F800000)
+_NO_ROWS = np.empty(0, dtype=np.int64)
+_jit = njit(nogil=True, cache=True)
+
+
+def fill(out: Tensor, noise: Noise) -> None:
+    """Write z into the flat contiguous tensor `out`, rounded to nearest."""
+    array = _array(out)
+    _run(_fill, (array, _words_of([noise]), out.dtype == torch.float16), out.numel())
+
+
+def add(
+    out: Tensor,
+    base: Tensor,
+    layout: Layout,
+    scale: float,
+    dense: tuple[float, Tensor] | None,
+    terms: Sequence[tuple[float, Noise]],
+    rounding: Noise | None,
+) -> None:
+    """See `foretune.noise.add`; flat contiguous tensors, coefficients already rounded and none of them zero."""
+    compute = np.float64 if out.dtype == torch.float64 else np.float32
+    coefficients = [scale, 0.0 if dense is None else dense[0], *(c for c, _ in terms)]
+    arguments = (
+        _array(out),
+        _array(base),
+        np.empty(0, compute) if dense is None else _array(dense[1]),
+        np.array(coefficients, compute),
+        _words_of([noise for _, noise in terms] if rounding is None else [*(n for _, n in terms), rounding]),
+        len(terms),
+        *_geometry(layout),
+        out.dtype == torch.float16,
+    )
+    _run(_add, arguments, layout.num_selected * layout.row_length)
+
+
+def add_low_rank(
+    out: Tensor, base: Tensor, left: Tensor, right: Tensor, layout: Layout, scale: float, rounding: Noise | None
+) -> None:
+    """See `foretune.noise.add_low_rank`; flat contiguous `out` and `base`, left (m, r), right (n, r)."""
+    arguments = (
+        _array(out),
+        _array(base),
+        _array(left.contiguous()),
+        _array(right.t().contiguous()),
+        scale,
+        _words_of([] if rounding is None else [rounding]),
+        *_geometry(layout),
+        out.dtype == torch.float16,
+    )
+    _run(_add_low_rank, arguments, layout.num_selected * layout.row_length)
+
+
+# --- driving the kernels ---------------------------------------------------------------------------------------------
+
+_pool: ThreadPoolExecutor | None = None
+_pool_size = 0
+
+
+def _run(kernel: Callable[..., None], arguments: tuple, num_elements: int) -> None:
+    """Call ``kernel(*arguments, start, stop)`` over [0, num_elements), on several threads if that is worth it."""
+    num_threads = min(torch.get_num_threads(), -(-num_elements // _PIECE))
+    if num_threads <= 1:
+        kernel(*arguments, 0, num_elements)
+        return
+    starts = deque(range(0, num_elements, _PIECE))
+
+    def work() -> None:
+        while True:
+            try:
+                start = starts.popleft()
+            except IndexError:
+                return
+            kernel(*arguments, start, min(start + _PIECE, num_elements))
+
+    helpers = [_threads(num_threads - 1).submit(work) for _ in range(num_threads - 1)]
+    try:
+        work()
+    finally:
+        wait(helpers)  # also when interrupted: nothing may write to the tensors after we return
+    for helper in helpers:
+        helper.result()
+
+
+def _threads(count: int) -> ThreadPoolExecutor:
+    global _pool, _pool_size
+    if _pool is None or _pool_size < count:
+        _pool, _pool_size = ThreadPoolExecutor(count, thread_name_prefix="foretune-noise"), count
+    return _pool
+
+
+def _forget_pool() -> None:
+    global _pool
+    _pool = None  # a forked child has the object but not its threads
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    """Return the tensor's memory as an array; half types as uint16, for NumPy and Numba lack them."""
+    tensor = tensor.detach()
+    return (tensor.view(torch.uint16) if tensor.element_size() == 2 else tensor).numpy()
+
+
+def _words_of(noises: Sequence[Noise]) -> np.ndarray:
+    """Return one row of 32-bit words an address: key low, key high, stream, purpose, law."""
+    words = [(n.key & 0xFFFFFFFF, n.key >> 32, n.stream, n.purpose, n.law) for n in noises]
+    return np.array(words, dtype=np.uint32).reshape(-1, 5)
+
+
+def _geometry(layout: Layout) -> tuple[np.ndarray, int, int, int, int]:
+    rows = _NO_ROWS if layout.rows is None else layout.rows.contiguous().numpy()
+    return rows, layout.row_length, layout.row_start, layout.col_start, layout.full_width
+
+
+# --- kernels ---------------------------------------------------------------------------------------------------------
+
+
+@_jit
+def _philox_words(words, counter, count, address):
+    """Write the Philox4x32-10 words of counters counter .. counter + count - 1."""
+    stream, purpose = address[2], address[3]
+    for i in range(count):
+        c = _U64(_U64(counter) + _U64(i))
+        c0, c1, c2, c3 = _U32(c), _U32(c >> _U64(32)), stream, purpose
+        k0, k1 = address[0], address[1]
+        for _ in range(10):
+            product0 = _U64(0xD2511F53) * _U64(c0)
+            product1 = _U64(0xCD9E8D57) * _U64(c2)
+            c0 = _U32(product1 >> _U64(32)) ^ c1 ^ k0
+            c1 = _U32(product1)
+            c2 = _U32(product0 >> _U64(32)) ^ c3 ^ k1
+            c3 = _U32(product0)
+            k0 = _U32(k0 + _U32(0x9E3779B9))
+            k1 = _U32(k1 + _U32(0xBB67AE85))
+        words[4 * i] = c0
+        words[4 * i + 1] = c1
+        words[4 * i + 2] = c2
+        words[4 * i + 3] = c3
+
+
+@_jit
+def _lanes(words, element, n, address):
+    """Write the words that hold the lanes of `n` elements; lane i is ``words.view(uint16)[returned + i]``."""
+    skip = element & 7
+    _philox_words(words, element >> 3, (skip + n + 7) >> 3, address)
+    return skip
+
+
+@_jit
+def _values(z, words, element, n, address):
+    """Write z of `n` elements; element i is ``z[returned + i]``."""
+    if address[4] == _RADEMACHER:
+        skip = element & 127
+        count = (skip + n + 127) >> 7
+        _philox_words(words, element >> 7, count, address)
+        for j in range(4 * count):
+            word = words[j]
+            for b in range(32):
+                z[32 * j + b] = 1.0 if (word >> _U32(b)) & _U32(1) else -1.0
+        return skip
+    lanes = words.view(np.uint16)[_lanes(words, element, n, address) :]
+    for i in range(n):
+        lane = _U32(lanes[i])
+        magnitude = _TABLE[_U64(lane & _INDEX_MASK)]
+        z[i] = -magnitude if lane >= _U32(0x8000) else magnitude
+    return 0
+
+
+def _load(acc, base, n, is_float16):
+    raise NotImplementedError  # compiled only, by the overload below
+
+
+@overload(_load)
+def _load_for(acc, base, n, is_float16):
+    if isinstance(base.dtype, types.Float):
+
+        def load(acc, base, n, is_float16):
+            for i in range(n):
+                acc[i] = base[i]
+    else:
+
+        def load(acc, base, n, is_float16):
+            if is_float16:
+                for i in range(n):
+                    half = _U32(base[i])
+                    sign, rest = _U32(half & _U32(0x8000)) << _U32(16), half & _U32(0x7FFF)
+                    bits = _U32((rest << _U32(13)) + _U32(112 << 23))  # exponent bias 15 to 127
+                    if rest >= _U32(0x7C00):
+                        bits = _U32(bits + _U32(112 << 23))  # inf, nan
+                    if rest < _U32(0x400):
+                        bits = np.float32(np.float32(np.int32(rest)) * np.float32(2.0**-24)).view(np.uint32)
+                    acc[i] = _U32(bits | sign).view(np.float32)
+            else:
+                for i in range(n):
+                    acc[i] = _U32(_U32(base[i]) << _U32(16)).view(np.float32)
+
+    return load
+
+
+def _store(out, acc, n, lanes, is_float16):
+    raise NotImplementedError  # compiled only, by the overload below
+
+
+@overload(_store)
+def _store_for(out, acc, n, lanes, is_float16):
+    """Store a tile; half types by adding the lanes to what is cut off, see `reference.round_stochastically`."""
+    if isinstance(out.dtype, types.Float):
+
+        def store(out, acc, n, lanes, is_float16):
+            for i in range(n):
+                out[i] = acc[i]
+    else:
+
+        def store(out, acc, n, lanes, is_float16):
+            if is_float16:
+                for i in range(n):
+                    x = acc[i]
+                    bits, lane = np.float32(x).view(np.uint32), _U32(lanes[i])
+                    magnitude = bits & _U32(0x7FFFFFFF)
+                    if magnitude < _U32(113 << 23):
+                        fixed = _U32(np.int32(abs(x) * np.float32(2.0**40)))
+                        rounded = _U32(fixed + lane) >> _U32(16)
+                    else:
+                        rounded = _U32(
+                            (_U32(magnitude + (lane >> _U32(3))) >> _U32(13)) - _U32(112 << 10)
+                        )
+                    rounded = min(rounded, _U32(0x7C00))
+                    rounded = _U32(0x7E00) if magnitude > _F32_INFINITY else rounded
+                    out[i] = np.uint16(rounded | ((bits >> _U32(16)) & _U32(0x8000)))
+            else:
+                for i in range(n):
+                    bits = np.float32(acc[i]).view(np.uint32)
+                    magnitude = bits & _U32(0x7FFFFFFF)
+                    rounded = min(_U32(magnitude + _U32(lanes[i])) >> _U32(16), _U32(0x7F80))
+                    rounded = _U32(0x7FC0) if magnitude > _F32_INFINITY else rounded
+                    out[i] = np.uint16(rounded | ((bits >> _U32(16)) & _U32(0x8000)))
+
+    return store
+
+
+def _store_nearest(out, z, n, is_float16):
+    raise NotImplementedError  # compiled only, by the overload below
+
+
+@overload(_store_nearest)
+def _store_nearest_for(out, z, n, is_float16):
+    """Store a tile of z rounded to nearest, ties to even; every |z| is a normal number of either half type."""
+    if isinstance(out.dtype, types.Float):
+
+        def store(out, z, n, is_float16):
+            for i in range(n):
+                out[i] = z[i]
+    else:
+
+        def store(out, z, n, is_float16):
+            shift = _U32(13) if is_float16 else _U32(16)
+            rebias = _U32(112 << 10) if is_float16 else _U32(0)
+            for i in range(n):
+                bits = np.float32(z[i]).view(np.uint32)
+                magnitude = bits & _U32(0x7FFFFFFF)
+                below_half = _U32((_U32(1) << (shift - _U32(1))) - _U32(1))
+                odd = (magnitude >> shift) & _U32(1)
+                rounded = _U32((_U32(magnitude + below_half + odd) >> shift) - rebias)
+                out[i] = np.uint16(rounded | ((bits >> _U32(16)) & _U32(0x8000)))
+
+    return store
+
+
+@_jit
+def _fill(out, addresses, is_float16, start, stop):
+    words = np.empty(_NUM_WORDS, np.uint32)
+    z = np.empty(_NUM_VALUES, np.float32)
+    for element in range(start, stop, _TILE):
+        n = min(_TILE, stop - element)
+        skip = _values(z, words, element, n, addresses[0])
+        _store_nearest(out[element : element + n], z[skip:], n, is_float16)
+
+
+@_jit
+def _add(
+    out,
+    base,
+    dense,
+    coefficients,
+    addresses,
+    num_terms,
+    rows,
+    row_length,
+    row_start,
+    col_start,
+    full_width,
+    is_float16,
+    start,
+    stop,
+):
+    """Elements start .. stop - 1 of those selected; `coefficients` are scale, dense's, then one a term."""
+    words = np.empty(_NUM_WORDS, np.uint32)
+    lanes = words.view(np.uint16)
+    z = np.empty(_NUM_VALUES, np.float32)
+    acc = np.empty(_TILE, coefficients.dtype)
+    scale, dense_coefficient = coefficients[0], coefficients[1]
+    position = start
+    while position < stop:
+        row, column = position // row_length, position % row_length
+        if rows.size:
+            row = rows[row]
+        n = min(_TILE, row_length - column, stop - position)
+        offset = row * row_length + column
+        element = (row_start + row) * full_width + col_start + column
+        _load(acc, base[offset : offset + n], n, is_float16)
+        if scale != 1:
+            for i in range(n):
+                acc[i] = acc[i] * scale
+        if dense.size:
+            summand = dense[offset : offset + n]
+            for i in range(n):
+                acc[i] = acc[i] + dense_coefficient * summand[i]
+        for term in range(num_terms):
+            skip = _values(z, words, element, n, addresses[term])
+            coefficient, summand = coefficients[2 + term], z[skip : skip + n]
+            for i in range(n):
+                acc[i] = acc[i] + coefficient * summand[i]
+        skip = 0
+        if num_terms < len(addresses):
+            skip = _lanes(words, element, n, addresses[num_terms])
+        _store(out[offset : offset + n], acc, n, lanes[skip:], is_float16)
+        position += n
+
+
+@_jit
+def _add_low_rank(
+    out,
+    base,
+    left,
+    right,
+    scale,
+    addresses,
+    rows,
+    row_length,
+    row_start,
+    col_start,
+    full_width,
+    is_float16,
+    start,
+    stop,
+):
+    """As `_add`, for factors `left` (m, r) and `right` (r, n); four ranks share a pass over the tile."""
+    words = np.empty(_NUM_WORDS, np.uint32)
+    lanes = words.view(np.uint16)
+    acc = np.empty(_TILE, left.dtype)
+    scale = acc.dtype.type(scale)
+    rank = left.shape[1]
+    position = start
+    while position < stop:
+        row, column = position // row_length, position % row_length
+        if rows.size:
+            row = rows[row]
+        n = min(_TILE, row_length - column, stop - position)
+        offset = row * row_length + column
+        element = (row_start + row) * full_width + col_start + column
+        _load(acc, base[offset : offset + n], n, is_float16)
+        if scale != 1:
+            for i in range(n):
+                acc[i] = acc[i] * scale
+        for j in range(0, rank - 3, 4):
+            l0, l1, l2, l3 = left[row, j], left[row, j + 1], left[row, j + 2], left[row, j + 3]
+            r0, r1 = right[j, column : column + n], right[j + 1, column : column + n]
+            r2, r3 = right[j + 2, column : column + n], right[j + 3, column : column + n]
+            for i in range(n):
+                acc[i] = (((acc[i] + l0 * r0[i]) + l1 * r1[i]) + l2 * r2[i]) + l3 * r3[i]
+        for j in range(rank - rank % 4, rank):
+            factor, summand = left[row, j], right[j, column : column + n]
+            for i in range(n):
+                acc[i] = acc[i] + factor * summand[i]
+        skip = 0
+        if len(addresses):
+            skip = _lanes(words, element, n, addresses[0])
+        _store(out[offset : offset + n], acc, n, lanes[skip:], is_float16)
+        position += n

@@ -1,0 +1,6 @@
+"""The transformers Trainer, by its hooks: its callbacks, trackers, hub and resume, with zeroth-order steps."""
+
+from foretune.trainer.arguments import ZOTrainingArguments
+from foretune.trainer.trainer import ZOTrainer
+
+__all__ = ["ZOTrainer", "ZOTrainingArguments"]

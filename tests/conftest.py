@@ -1,0 +1,73 @@
+"""Fixtures shared by all tests: real data and a real model where they are at hand, and a tokenizer of our own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Plain English of our own, so that " great", " terrible" and the like become single tokens.
+_TOKENIZER_TEXT = [
+    "a quiet film that earns its tears It was great",
+    "the jokes land about half the time . It was terrible",
+    "good and bad films , great and terrible films , It was good , It was bad",
+    "the bridge opened in 1932 after eight years of work .\nIs it true ? Yes or No ?\nYes",
+    "the story is slow but the acting is wonderful and the music is great .\nNo",
+] * 4
+
+
+@pytest.fixture(scope="session")
+def real_data_dir() -> Path:
+    """Folder of real benchmark rows, `<task>/<split>.jsonl`."""
+    return _existing("FORETUNE_DATA", "data", "real task data")
+
+
+@pytest.fixture(scope="session")
+def opt_mini_dir() -> Path:
+    """Folder of the small pre-trained OPT model."""
+    return _existing("FORETUNE_MODELS", "models", "real models", "opt-mini")
+
+
+def _existing(variable: str, folder: str, what: str, member: str = "") -> Path:
+    path = Path(os.environ.get(variable) or REPOSITORY.parent / "shared" / folder) / member
+    if not path.is_dir():
+        pytest.skip(f"{what}: '{path}' is not a folder; set {variable} to use them")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    """A byte-level BPE of 400 tokens that puts `</s>` (id 2) in front of every text as OPT does; pad id 1."""
+    return build_tokenizer(bos=True)
+
+
+def build_tokenizer(*, bos: bool):
+    """Train the tiny tokenizer; without `bos` it adds no special token, as GPT-2's and Qwen2's do."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_TOKENIZER_TEXT, trainer)
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="</s> $A", special_tokens=[("</s>", special.index("</s>"))]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="</s>" if bos else None,
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+    )

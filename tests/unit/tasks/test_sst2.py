@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+
+from foretune.tasks import get_task
+from foretune.tasks.prompts import build_example, split_options
+
+ROW = {"sentence": "a quiet film that earns its tears ", "label": 1, "idx": 7}
+PROMPTS = {
+    "v0": {
+        "prompt": "a quiet film that earns its tears It was",
+        "targets": (" terrible", " great"),
+        "sfc_prompt": "It was",
+        "sfc_targets": (" terrible", " great"),
+    },
+    "v1": {
+        "prompt": "a quiet film that earns its tears",
+        "targets": (" terrible", " great"),
+        "sfc_prompt": "",
+        "sfc_targets": ("terrible", "great"),
+    },
+}
+
+
+@pytest.mark.parametrize("version", PROMPTS)
+def test_golden_prompt_and_options(version):
+    task, golden = get_task("sst2"), PROMPTS[version]
+    example = build_example(task, task.template(version), ROW, name="row")
+    assert (example.prompt, example.candidates) == (golden["prompt"], golden["targets"])
+    assert example.correct == (1,)
+
+
+@pytest.mark.parametrize("version", PROMPTS)
+def test_golden_calibration_strings(version):
+    task, golden = get_task("sst2"), PROMPTS[version]
+    template = task.template(version)
+    fulls = [template.sfc_full(ROW, word) for word in task.candidates(ROW)]
+    assert split_options(template.sfc_prompt(ROW), fulls) == (golden["sfc_prompt"], golden["sfc_targets"])
+
+
+def test_published_setting():
+    task = get_task("sst2")
+    assert [str(source) for source in task.sources] == ["nyu-mll/glue (sst2)", "glue (sst2)"]
+    assert (task.train_split, task.eval_split) == ("train", "validation")
+    assert (task.num_train, task.num_dev, task.num_eval) == (1000, 500, 1000)
+    assert (task.default_template, task.train_mode, task.metric) == ("v0", "classification", "accuracy")
