@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: real data and a real model where they are at hand, and a tokenizer of our own."""
+"""Fixtures shared by all tests: real data and a real model where they are at hand, a tokenizer of our own."""
 
 from __future__ import annotations
 
@@ -41,11 +41,16 @@ def _existing(variable: str, folder: str, what: str, member: str = "") -> Path:
 @pytest.fixture(scope="session")
 def tiny_tokenizer():
     """A byte-level BPE of 400 tokens that puts `</s>` (id 2) in front of every text as OPT does; pad id 1."""
-    return build_tokenizer(bos=True)
+    return _build_tokenizer(bos=True)
 
 
-def build_tokenizer(*, bos: bool):
-    """Train the tiny tokenizer; without `bos` it adds no special token, as GPT-2's and Qwen2's do."""
+@pytest.fixture(scope="session")
+def make_tokenizer():
+    """Function `(*, bos: bool)` that makes another such tokenizer; without `bos` it adds no special token."""
+    return _build_tokenizer
+
+
+def _build_tokenizer(*, bos: bool):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -227,7 +227,6 @@ class Optimizer(torch.optim.Optimizer):
         epoch = parts.space.epoch(step)
         weights = parts.estimator.weights(scalars)
         keys = [self._key(index, query) for query in range(len(weights))]
-        rounding_key = noise.mix(self.seed, step)
         for member in block:
             trainable, state = member.trainable, self.tensor_states[member.trainable]
             factor = member.std * parts.space.estimate_scale(trainable)
@@ -253,7 +252,7 @@ class Optimizer(torch.optim.Optimizer):
                     seed=self.seed,
                     epoch=epoch,
                     scale=change.scale,
-                    rounding=Noise(rounding_key, trainable.stream, Purpose.UPDATE_ROUNDING),
+                    rounding=Noise(keys[0], trainable.stream, Purpose.UPDATE_ROUNDING),
                 )
             parts.direction.advance(trainable, state, key=keys[0], scalars=scalars)
             state.num_updates += 1

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.parameter import is_lazy
 
 from foretune.errors import IncompatibleError, UsageError
 from foretune.noise import stream_id
 from foretune.types import Trainable
 
 SUPPORTED_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-_WRAPPER_COMPONENTS = {"_orig_mod", "_fsdp_wrapped_module"}
+_WRAPPER_COMPONENTS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the model inside data-parallel wrappers."""
-    while isinstance(model, DataParallel | DistributedDataParallel):
-        model = model.module
-    return model
+    """Return the model inside data-parallel and compilation wrappers."""
+    while True:
+        if isinstance(model, DataParallel | DistributedDataParallel):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod
+        else:
+            return model
 
 
 def canonical_name(name: str) -> str:
@@ -36,6 +43,21 @@ def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int] | None:
     return shape[0], rest
 
 
+def is_plain(tensor: Tensor) -> bool:
+    """Whether the tensor is dense strided memory of its own (not sharded, quantized, sparse or meta)."""
+    overrides = type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__
+    return not overrides and tensor.layout == torch.strided and not tensor.is_meta
+
+
+def memory_span(tensor: Tensor) -> tuple[int, int]:
+    """Return the addresses of a plain tensor's first byte and behind its last, equal if it has no elements."""
+    start = tensor.data_ptr()
+    if tensor.numel() == 0:
+        return start, start
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return start, start + (last + 1) * tensor.element_size()
+
+
 def collect_trainables(model: nn.Module) -> tuple[Trainable, ...]:
     """List the tensors of `model` with ``requires_grad``, once each, ordered by canonical name.
 
@@ -43,8 +65,8 @@ def collect_trainables(model: nn.Module) -> tuple[Trainable, ...]:
 
     Raises:
         UsageError: the model has no trainable tensor.
-        IncompatibleError: a tensor has a dtype without noise, lies on the meta device (offloaded or not
-            loaded), shares memory with another one, or two names hash to the same noise stream.
+        IncompatibleError: a tensor has a dtype without noise, has no memory of its own (meta device, lazy,
+            sharded, quantized), shares it with another parameter, or two names hash to one noise stream.
     """
     model = unwrap(model)
     names: dict[int, str] = {}
@@ -58,7 +80,7 @@ def collect_trainables(model: nn.Module) -> tuple[Trainable, ...]:
             key = id(parameter)
             names[key] = min(names.get(key, name), name)
             parameters[key] = parameter
-            if own_name == "bias" or "norm" in type(module).__name__.lower():
+            if "bias" in own_name or "norm" in type(module).__name__.lower():
                 undecayed.add(key)
     if not names:
         raise UsageError("The model has no trainable tensor: requires_grad is False on every parameter.")
@@ -76,11 +98,16 @@ def collect_trainables(model: nn.Module) -> tuple[Trainable, ...]:
                 decays=parameter.dim() >= 2 and key not in undecayed,
             )
         )
-    _check_distinct(trainables)
+    _check_streams(trainables)
+    _check_memory(model, trainables)
     return tuple(trainables)
 
 
 def _check_tensor(name: str, parameter: Tensor) -> None:
+    if is_lazy(parameter):
+        raise IncompatibleError(
+            f"Parameter '{name}' has no shape yet (a lazy module): run the model once before making an optimizer."
+        )
     if parameter.is_meta:
         raise IncompatibleError(
             f"Parameter '{name}' is on the meta device (offloaded, or never loaded): there are no weights to "
@@ -92,17 +119,37 @@ def _check_tensor(name: str, parameter: Tensor) -> None:
             f"Parameter '{name}' has dtype {parameter.dtype}; trainable tensors may be {known}. "
             "Freeze it (requires_grad_(False)) or load the model in one of these."
         )
+    if not is_plain(parameter):
+        raise IncompatibleError(
+            f"Parameter '{name}' is a {type(parameter).__name__} of layout {parameter.layout}; trainable tensors must "
+            "be plain dense ones. Freeze it (requires_grad_(False)), or load the model unsharded and unquantized."
+        )
 
 
-def _check_distinct(trainables: list[Trainable]) -> None:
+def _check_streams(trainables: Sequence[Trainable]) -> None:
     by_stream: dict[int, str] = {}
-    by_memory: dict[int, str] = {}
     for trainable in trainables:
-        name, parameter = trainable.name, trainable.parameter
-        if (other := by_stream.setdefault(trainable.stream, name)) != name:
-            raise IncompatibleError(f"Parameters '{other}' and '{name}' hash to one noise stream; rename one of them.")
-        if parameter.numel() and (other := by_memory.setdefault(parameter.data_ptr(), name)) != name:
+        if (other := by_stream.setdefault(trainable.stream, trainable.name)) != trainable.name:
             raise IncompatibleError(
-                f"Parameters '{other}' and '{name}' share memory but are different parameters: each would be "
-                "updated twice. Tie them by assigning one nn.Parameter to both modules."
+                f"Parameters '{other}' and '{trainable.name}' hash to one noise stream; rename one of them."
             )
+
+
+def _check_memory(model: nn.Module, trainables: Sequence[Trainable]) -> None:
+    """Refuse a trainable tensor that lies in the memory of another parameter, frozen ones included."""
+    names = {id(trainable.parameter): trainable.name for trainable in trainables}
+    spans = []
+    for name, parameter in model.named_parameters():
+        if is_plain(parameter) and not is_lazy(parameter):
+            spans.append((*memory_span(parameter), id(parameter) in names, names.get(id(parameter), name)))
+    # swept by address: whatever begins before one of its forerunners has ended shares memory with it
+    spans = sorted(span for span in spans if span[1] > span[0])
+    reach: dict[bool, tuple[int, str]] = {}
+    for start, stop, trainable, name in spans:
+        for other_trainable, (end, other) in reach.items():
+            if start < end and (trainable or other_trainable):
+                raise IncompatibleError(
+                    f"Parameters '{other}' and '{name}' share memory but are different parameters: a step would "
+                    "move one with the other. Tie them by assigning one nn.Parameter to both modules."
+                )
+        reach[trainable] = max(reach.get(trainable, (0, "")), (stop, name))

@@ -152,8 +152,8 @@ class UpdateContext:
     Attributes:
         member: The tensor and its factors (`member.lr` is already part of `lr`).
         lr: Learning rate of this step for this tensor.
-        estimate: The gradient estimate in coordinates, ``sum_k w_k * std * v_k``, scaled so that its
-            expectation is the gradient.
+        estimate: The gradient estimate in coordinates, ``sum_k w_k * std * v_k``, scaled so that the
+            expectation of its lift is std^2 times the gradient.
         state: This tensor's state; the rule changes `state.tensors` in place.
         coordinate_shape: Shape of coordinates and of each state tensor.
         scalars: The journal's scalars of this block.

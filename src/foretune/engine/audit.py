@@ -2,110 +2,145 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from foretune.engine.layerwise import Layerwise
+from foretune.parameters import is_plain, memory_span
 from foretune.types import LossClosure, Trainable
 
 MAX_CALLS = 2
 """A module called more often than this per evaluation would have its weights regenerated each time."""
 
-_METADATA = frozenset(
-    "shape dtype device ndim requires_grad layout is_cuda is_cpu is_meta is_sparse is_quantized is_mkldnn is_leaf "
-    "grad grad_fn itemsize nbytes size dim ndimension numel nelement element_size stride storage_offset "
-    "is_contiguous is_floating_point is_complex get_device __len__ __hash__ is_inference is_pinned _version".split()
+_SHAPE_ONLY = frozenset(
+    "empty_like zeros_like ones_like full_like rand_like randn_like new_empty new_empty_strided new_zeros new_ones "
+    "new_full".split()
 )
+"""Operators that take a tensor for its shape, dtype and device."""
 
 
-class _NoShift:
+class _TrueMemory:
+    """Where the true data of the trainable tensors lies, and which of it was read."""
+
+    def __init__(self, trainables: Sequence[Trainable]) -> None:
+        spans = ((memory_span(trainable.parameter.data), trainable.name) for trainable in trainables)
+        self._spans = sorted((start, stop, name) for (start, stop), name in spans if stop > start)
+        self._starts = [start for start, _, _ in self._spans]
+        self._paused = False
+        self.read: set[str] = set()
+
+    @contextmanager
+    def unwatched(self) -> Iterator[None]:
+        """Reads inside the block are the engine's own."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+
+    def note(self, values: Sequence[object]) -> None:
+        """Look for true data among the arguments of a call."""
+        if self._paused:
+            return
+        with self.unwatched():
+            for value in values:
+                if not isinstance(value, Tensor) or not is_plain(value):
+                    continue
+                start, stop = memory_span(value)
+                index = bisect_left(self._starts, stop) - 1  # the last span that begins before this one ends
+                if stop > start and index >= 0 and self._spans[index][1] > start:
+                    self.read.add(self._spans[index][2])
+
+
+class _Copy:
     """A perturbation that copies, so that every trainable tensor is substituted."""
+
+    def __init__(self, memory: _TrueMemory) -> None:
+        self._memory = memory
 
     def moves(self, trainable: Trainable) -> bool:
         return True
 
     def write(self, trainable: Trainable, *, out: Tensor, base: Tensor, rows: Tensor | None = None) -> None:
-        out.copy_(base)
+        with self._memory.unwatched():
+            out.copy_(base)
 
 
-class _Watch(TorchFunctionMode):
-    """Collects the trainable tensors that any torch function reads while they are not substituted."""
+class _WatchOperators(TorchDispatchMode):
+    """Sees every operator, in scripted functions and through views and aliases of a weight too."""
 
-    def __init__(self, engine: Layerwise) -> None:
+    def __init__(self, memory: _TrueMemory) -> None:
         super().__init__()
-        self._engine = engine
-        self._names = {id(trainable.parameter): trainable.name for trainable in engine.trainables}
-        self.bypassed: set[str] = set()
+        self._memory = memory
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if _function_name(func) not in _METADATA:
-            for value in _tensors((args, kwargs)):
-                name = self._names.get(id(value))
-                if name is not None and not self._engine.is_open(value):
-                    self.bypassed.add(name)
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ not in _SHAPE_ONLY:
+            self._memory.note(tree_leaves((args, kwargs)))
         return func(*args, **(kwargs or {}))
 
 
-def _function_name(func: Any) -> str:
-    # property getters arrive as the `__get__` of a descriptor that carries the property's name
-    name = getattr(func, "__name__", "")
-    return getattr(getattr(func, "__self__", None), "__name__", name) if name == "__get__" else name
+class _WatchAddresses(TorchFunctionMode):
+    """Sees tensors that are handed to a kernel outside of torch (Triton, for one) by their address."""
 
+    def __init__(self, memory: _TrueMemory) -> None:
+        super().__init__()
+        self._memory = memory
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _tensors(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors(item)
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") == "data_ptr":
+            self._memory.note(args)
+        return func(*args, **(kwargs or {}))
 
 
 def find_obstacle(engine: Layerwise, closure: LossClosure, *, num_micro_batches: int = 1) -> str | None:
     """Run `closure` once, watched, and say why `engine` cannot serve it; None if it can.
 
-    Found are: a tensor read outside the module that owns it, a module called more than twice per evaluation
-    and micro-batch, a module that returns its weight (or a view of it) instead of a new tensor.
+    Found are: a tensor whose true data is read, outside the module that owns it or through an alias; a module
+    called more than twice per evaluation and micro-batch; a module that returns its weight (or a view of it)
+    instead of a new tensor. To be called within a session of the engine.
     """
+    memory = _TrueMemory(engine.trainables)
+    module_names = {module: name or type(module).__name__ for name, module in engine.model.named_modules()}
     calls: Counter[nn.Module] = Counter()
     returned: set[str] = set()
-    module_names = {module: name or type(module).__name__ for name, module in engine.model.named_modules()}
 
-    def count(module: nn.Module) -> None:
+    def look_at_output(module: nn.Module, args: object, output: object) -> None:
         calls[module] += 1
-
-    def check_output(module: nn.Module, output: object) -> None:
-        pointers = {buffer.untyped_storage().data_ptr() for buffer in engine.open_buffers()}
-        for leaf in tree_leaves(output):
-            if isinstance(leaf, Tensor) and leaf.numel() and leaf.untyped_storage().data_ptr() in pointers:
-                returned.add(module_names[module])
-
-    watch = _Watch(engine)
-    engine.on_open, engine.on_close = count, check_output
+        with memory.unwatched():
+            lent = [memory_span(parameter) for parameter in engine.open_parameters()]
+            for leaf in tree_leaves(output):
+                if isinstance(leaf, Tensor) and is_plain(leaf):
+                    start, stop = memory_span(leaf)
+                    if any(start < lent_stop and lent_start < stop for lent_start, lent_stop in lent):
+                        returned.add(module_names[module])
 
     def watched() -> Tensor | float:
-        with watch:
+        with _WatchOperators(memory), _WatchAddresses(memory):
             return closure()
 
+    # in front of the engine's own hooks, which put the true data back
+    handles = [module.register_forward_hook(look_at_output, prepend=True) for module, _ in engine.owners]
     try:
-        engine.loss(watched, _NoShift())
+        engine.loss(watched, _Copy(memory))
     finally:
-        engine.on_open = engine.on_close = None
+        for handle in handles:
+            handle.remove()
 
-    if watch.bypassed:
-        return f"{_some(watch.bypassed)} is read outside the module that owns it"
+    if memory.read:
+        return f"{_some(memory.read)} is read outside the module that owns it"
     if returned:
         return f"module {_some(returned)} returns its own weight"
     busiest, number = max(calls.items(), key=lambda item: item[1], default=(None, 0))
     if busiest is not None and number > MAX_CALLS * num_micro_batches:
-        return f"module {module_names[busiest]} is called {number} times per evaluation"
+        return f"module '{module_names[busiest]}' is called {number} times per evaluation"
     return None
 
 

@@ -10,6 +10,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from foretune.engine.interrupts import hold_interrupts
 from foretune.errors import UsageError
 from foretune.types import LossClosure, Trainable
 
@@ -38,19 +39,28 @@ class AbstractEngine(abc.ABC):
     def __init__(self, model: nn.Module, trainables: Sequence[Trainable]) -> None:
         self.model = model
         self.trainables = tuple(trainables)
+        self._interrupts: hold_interrupts | None = None
+        self._grad_mode: type[torch.no_grad | torch.inference_mode] = torch.no_grad
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """Prepare for several evaluations: dropout off for their duration (modules return to their mode)."""
-        training = [module for module in self.model.modules() if module.training]
-        for module in training:
-            module.training = False
-        try:
-            with self.attached():
-                yield
-        finally:
-            for module in training:
-                module.training = True
+        """Prepare for several evaluations: dropout off for their duration (modules return to their mode).
+
+        Ctrl-C reaches the closure but not the engine, and waits for the next evaluation or the end.
+        """
+        modes = [(module, module.training) for module in self.model.modules()]
+        with hold_interrupts() as self._interrupts:
+            try:
+                for module, training in modes:
+                    if training:
+                        module.training = False
+                with self.attached():
+                    yield
+            finally:
+                self._interrupts = None
+                for module, training in modes:
+                    if module.training != training:
+                        module.training = training
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -60,39 +70,59 @@ class AbstractEngine(abc.ABC):
     def loss(self, closure: LossClosure, perturbation: Perturbation | None) -> float:
         """Return the loss at the perturbed weights, or at the current ones where there is no perturbation.
 
+        To be called within a `session`.
+
         Raises:
             UsageError: the closure returns no scalar, or a tensor less precise than float32.
         """
-        # a cast weight that autocast kept from the last evaluation would be used again in this one
+        assert self._interrupts is not None, "loss() outside of a session"
+        # autocast keeps casts of weights: neither may this evaluation use an earlier one's, nor the caller ours
         torch.clear_autocast_cache()
-        with torch.inference_mode():
-            if perturbation is None:
-                return read_loss(closure())
-            return self._perturbed(lambda: read_loss(closure()), perturbation)
+        try:
+            with self._grad_mode():
+                if perturbation is None:
+                    return self._evaluate(closure)
+                return self._perturbed(lambda: self._evaluate(closure), perturbation)
+        finally:
+            torch.clear_autocast_cache()
+            # The first evaluation is not made in inference mode: what a model creates once (position tables,
+            # masks) would be inference tensors, and the model could not be trained by gradients any more.
+            self._grad_mode = torch.inference_mode
+
+    def _evaluate(self, closure: LossClosure) -> float:
+        assert self._interrupts is not None
+        try:
+            self._interrupts.let_through()
+            return read_loss(closure())
+        finally:
+            self._interrupts.hold_again()
 
     @abc.abstractmethod
     def _perturbed(self, evaluate: Callable[[], float], perturbation: Perturbation) -> float:
-        """Call `evaluate` once at the perturbed weights."""
+        """Call `evaluate` once at the perturbed weights. A SIGINT is delivered inside `evaluate` only."""
 
 
-def read_loss(loss: Tensor | float) -> float:
+def read_loss(loss: object) -> float:
     """Return a closure's result as a Python float (double).
 
     Raises:
-        UsageError: not a number or a scalar tensor, or a tensor in less than float32.
+        UsageError: not a real number or a scalar tensor, or a tensor in less than float32.
     """
     if isinstance(loss, Tensor):
         if loss.numel() != 1:
             raise UsageError(f"The closure must return a scalar loss, got a tensor of shape {tuple(loss.shape)}.")
-        if loss.dtype in (torch.float16, torch.bfloat16):
+        if loss.is_complex():
+            raise UsageError(f"The closure must return a real loss, got a tensor of {loss.dtype}.")
+        if loss.is_floating_point() and loss.element_size() < 4:
             raise UsageError(
                 f"The closure returned a {loss.dtype} loss: differences of {loss.dtype} losses are mostly rounding. "
                 "Compute it in float32, for example from logits.float()."
             )
         return float(loss.item())
     try:
-        return float(loss)
-    except (TypeError, ValueError):
+        # not float(loss): that would read a string
+        return float(loss.__float__() if hasattr(loss, "__float__") else loss.__index__())  # type: ignore[attr-defined]
+    except (AttributeError, TypeError):
         raise UsageError(
             f"The closure must return a scalar loss (a tensor or a number), got {type(loss).__name__}."
         ) from None

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from foretune.engine.base import AbstractEngine, Perturbation
-from foretune.engine.interrupts import hold_interrupts
 from foretune.types import Trainable
 
 
@@ -33,14 +32,12 @@ class InPlace(AbstractEngine):
             if clean is None:
                 # allocated outside inference mode: later evaluations of any kind copy into it
                 with torch.inference_mode(False):
-                    self._clean[trainable] = trainable.parameter.detach().clone()
-            else:
-                clean.copy_(trainable.parameter)
+                    clean = self._clean[trainable] = torch.empty_like(trainable.parameter.data)
+            clean.copy_(trainable.parameter.data)
         try:
             for trainable in moving:
                 perturbation.write(trainable, out=trainable.parameter.data, base=self._clean[trainable])
             return evaluate()
         finally:
-            with hold_interrupts():
-                for trainable in moving:
-                    trainable.parameter.data.copy_(self._clean[trainable])
+            for trainable in moving:
+                trainable.parameter.data.copy_(self._clean[trainable])

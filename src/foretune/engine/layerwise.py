@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from foretune.engine.base import AbstractEngine, Perturbation
 from foretune.engine.ownership import find_owners, reads_rows
-from foretune.engine.scratch import ScratchPool
+from foretune.engine.scratch import ScratchStack
 from foretune.types import Trainable
 
 
-@dataclass(frozen=True, slots=True)
-class _Open:
-    trainable: Trainable
-    true_data: Tensor
-    buffer: Tensor
+class _Frame(NamedTuple):
+    """A module that is running, and the parameters that were substituted for it with their true data."""
+
+    module: nn.Module
+    opened: list[tuple[nn.Parameter, Tensor]]
 
 
 class Layerwise(AbstractEngine):
@@ -35,20 +35,19 @@ class Layerwise(AbstractEngine):
     def __init__(self, model: nn.Module, trainables: Sequence[Trainable]) -> None:
         super().__init__(model, trainables)
         self.owners = find_owners(model, trainables)
-        self.on_open: Callable[[nn.Module], None] | None = None
-        self.on_close: Callable[[nn.Module, object], None] | None = None
-        self._scratch = ScratchPool()
+        self._scratch = ScratchStack()
         self._perturbation: Perturbation | None = None
-        self._frames: list[list[_Open]] = []
+        self._frames: list[_Frame] = []
         self._open: set[int] = set()
 
-    def is_open(self, parameter: Tensor) -> bool:
-        """Whether this tensor is substituted right now, or need not be."""
-        return id(parameter) in self._open
+    @property
+    def scratch_bytes(self) -> int:
+        """Memory that the engine keeps for perturbed copies."""
+        return self._scratch.num_bytes
 
-    def open_buffers(self) -> list[Tensor]:
-        """The scratch that is in use right now."""
-        return [entry.buffer for frame in self._frames for entry in frame]
+    def open_parameters(self) -> list[nn.Parameter]:
+        """The parameters that are substituted right now."""
+        return [parameter for frame in self._frames for parameter, _ in frame.opened]
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -56,7 +55,8 @@ class Layerwise(AbstractEngine):
         handles = []
         try:
             for module, members in self.owners:
-                handles.append(module.register_forward_pre_hook(_Before(self, members, reads_rows(module))))
+                before = partial(self._before, members=members, by_rows=reads_rows(module))
+                handles.append(module.register_forward_pre_hook(before))
                 handles.append(module.register_forward_hook(self._after, always_call=True))
             yield
         finally:
@@ -68,57 +68,47 @@ class Layerwise(AbstractEngine):
         try:
             return evaluate()
         finally:
-            # normally nothing is open any more; Ctrl-C does not reach the hooks that close
-            while self._frames:
-                self._close(self._frames[-1])
-                self._frames.pop()
-            self._open.clear()
             self._perturbation = None
+            # normally nothing is open any more, but Ctrl-C does not reach the hooks that close
+            for frame in reversed(self._frames):
+                for parameter, true_data in reversed(frame.opened):
+                    parameter.data = true_data
+            self._frames.clear()
+            self._open.clear()
+            self._scratch.clear()
 
-    def before(self, module: nn.Module, members: Sequence[Trainable], rows: Tensor | None) -> None:
+    def _before(
+        self, module: nn.Module, args: tuple[Any, ...], *, members: Sequence[Trainable], by_rows: bool
+    ) -> None:
         """Open the tensors of a module that is about to run."""
-        if self._perturbation is None:
+        perturbation = self._perturbation
+        if perturbation is None:
             return
-        frame: list[_Open] = []
+        frame = _Frame(module, [])
         self._frames.append(frame)
         for trainable in members:
             parameter = trainable.parameter
-            if id(parameter) in self._open or not self._perturbation.moves(trainable):
+            if id(parameter) in self._open or not perturbation.moves(trainable):
                 continue
-            self._open.add(id(parameter))
             true_data = parameter.data
-            buffer, out = self._scratch.take(true_data)
-            frame.append(_Open(trainable, true_data, buffer))
-            self._perturbation.write(trainable, out=out, base=true_data, rows=rows)
+            rows = torch.unique(args[0]).to(true_data.device, torch.int64) if by_rows and args else None
+            out = self._scratch.push(true_data)
+            # recorded before anything changes, so that an interrupt anywhere from here on can be cleaned up
+            frame.opened.append((parameter, true_data))
+            self._open.add(id(parameter))
+            perturbation.write(trainable, out=out, base=true_data, rows=rows)
             parameter.data = out
-        if self.on_open is not None:
-            self.on_open(module)
 
-    def _after(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self._perturbation is None or not self._frames:
+    def _after(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        """Close what `_before` opened, also if the module raised."""
+        # a pre-hook that raised before ours ran leaves this module without a frame, on top of its caller's
+        if not self._frames or self._frames[-1].module is not module:
             return
-        if self.on_close is not None:
-            self.on_close(module, output)
-        self._close(self._frames[-1])
+        opened = self._frames[-1].opened
+        while opened:
+            parameter, true_data = opened[-1]
+            parameter.data = true_data
+            self._open.discard(id(parameter))
+            self._scratch.pop(true_data.device)
+            opened.pop()
         self._frames.pop()
-
-    def _close(self, frame: list[_Open]) -> None:
-        while frame:
-            entry = frame[-1]
-            entry.trainable.parameter.data = entry.true_data
-            self._open.discard(id(entry.trainable.parameter))
-            frame.pop()
-            self._scratch.give_back(entry.buffer)
-
-
-class _Before:
-    """The hook in front of one module."""
-
-    def __init__(self, engine: Layerwise, members: Sequence[Trainable], by_rows: bool) -> None:
-        self._engine = engine
-        self._members = members
-        self._by_rows = by_rows
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        rows = torch.unique(args[0]) if self._by_rows and args else None
-        self._engine.before(module, self._members, rows)

@@ -12,7 +12,7 @@ from foretune.types import Trainable
 
 def has_forward(module: nn.Module) -> bool:
     """Whether the module is ever called (ParameterList and the like only hold tensors)."""
-    return type(module).forward is not nn.Module.forward
+    return getattr(module.forward, "__func__", None) is not nn.Module.forward
 
 
 def find_owners(model: nn.Module, trainables: Sequence[Trainable]) -> list[tuple[nn.Module, tuple[Trainable, ...]]]:
@@ -23,8 +23,9 @@ def find_owners(model: nn.Module, trainables: Sequence[Trainable]) -> list[tuple
     """
     by_parameter = {id(trainable.parameter): trainable for trainable in trainables}
     owned: dict[nn.Module, dict[Trainable, None]] = {}
+    seen: set[nn.Module] = set()
 
-    def visit(module: nn.Module, nearest: nn.Module, seen: set[nn.Module]) -> None:
+    def visit(module: nn.Module, nearest: nn.Module) -> None:
         if module in seen:
             return
         seen.add(module)
@@ -33,15 +34,15 @@ def find_owners(model: nn.Module, trainables: Sequence[Trainable]) -> list[tuple
             if id(parameter) in by_parameter:
                 owned.setdefault(owner, {})[by_parameter[id(parameter)]] = None
         for child in module.children():
-            visit(child, owner, seen)
+            visit(child, owner)
 
-    visit(model, model, set())
+    visit(model, model)
     return [(module, tuple(members)) for module, members in owned.items()]
 
 
 def reads_rows(module: nn.Module) -> bool:
     """Whether the module's first argument lists exactly the rows of its weight that it reads."""
-    return type(module).forward is nn.Embedding.forward
+    return getattr(module.forward, "__func__", None) is nn.Embedding.forward
 
 
 def opaque_module(model: nn.Module) -> str | None:
@@ -49,5 +50,5 @@ def opaque_module(model: nn.Module) -> str | None:
     for name, module in model.named_modules():
         compiled = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
         if compiled or isinstance(module, torch.jit.ScriptModule):
-            return f"{name or 'the model'} ({type(module).__name__})"
+            return f"'{name}' ({type(module).__name__})" if name else f"the model ({type(module).__name__})"
     return None

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from foretune.directions import Gaussian
 from foretune.estimators import TwoSided
-from foretune.methods.base import METHODS, AbstractMethod
+from foretune.methods.base import METHODS, AbstractMethod, Toy
 from foretune.schedules import Whole
 from foretune.spaces import LowRank
 from foretune.types import Parts
@@ -43,6 +43,7 @@ class LOZOMMethod(AbstractMethod):
     paper: ClassVar[str] = (
         "Enhancing Zeroth-order Fine-tuning for Language Models with Low-rank Structures, arXiv:2410.07698"
     )
+    toy: ClassVar[Toy] = Toy(options={"lr": 0.04, "rank": 2, "interval": 3}, num_steps=400)
 
     lr: float = 1e-7
     zo_eps: float = 1e-3

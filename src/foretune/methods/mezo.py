@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from foretune.directions import Gaussian
+from foretune.errors import UsageError, near_misses
 from foretune.estimators import OneSided, TwoSided
-from foretune.methods.base import METHODS, AbstractMethod
+from foretune.methods.base import METHODS, AbstractMethod, Toy
 from foretune.schedules import Whole
 from foretune.spaces import Identity
 from foretune.types import Parts
@@ -39,6 +40,7 @@ class MeZOMethod(AbstractMethod):
 
     class_name: ClassVar[str] = "MeZO"
     paper: ClassVar[str] = "Fine-Tuning Language Models with Just Forward Passes, arXiv:2305.17333"
+    toy: ClassVar[Toy] = Toy(options={"lr": 0.05}, num_steps=150)
 
     lr: float = 1e-6
     zo_eps: float = 1e-3
@@ -48,6 +50,8 @@ class MeZOMethod(AbstractMethod):
 
     def parts(self) -> Parts:
         """Identity x Gaussian x (TwoSided or OneSided) x SGD x Whole."""
+        if self.estimator not in ESTIMATORS:
+            raise UsageError(f"Unknown estimator {self.estimator!r}.{near_misses(str(self.estimator), ESTIMATORS)}")
         return Parts(
             space=Identity(),
             direction=Gaussian(),

@@ -4,8 +4,9 @@ A call is cut into pieces of `_PIECE` elements that a few threads take in turn, 
 first-level cache: load the tile as float32 (float64), add every term, round, store. Working on a copy of the tile is what
 lets the compiler vectorise a call whose `out` is its `base`.
 
-Threads are our own, not Numba's parallel loops: kernels release the interpreter lock, the pool survives a fork, and no
-second OpenMP pool competes with PyTorch's. Which thread computes an element has no influence on its value.
+Threads are Numba's, which with its OpenMP layer are PyTorch's own: a pool of another kind would have to share the cores
+with PyTorch's threads, which keep spinning for some milliseconds after each matrix product. Which thread computes an
+element has no influence on its value.
 
 Every sum and product of integers is wrapped in its type, for Numba widens them to 64 bits. `fastmath` stays off: a fused
 multiply-add would change bits.
@@ -14,13 +15,13 @@ multiply-add would change bits.
 from __future__ import annotations
 
 import os
-from collections import deque
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 
+import numba
 import numpy as np
 import torch
-from numba import njit, types
+from numba import njit, prange, types
 from numba.extending import overload
 from torch import Tensor
 
@@ -28,25 +29,29 @@ from foretune.noise.address import Law, Noise
 from foretune.noise.layout import Layout
 from foretune.noise.table import TABLE_SIZE, quantile_table
 
-_PIECE = 1 << 17  # elements a thread takes at a time, some 0.2 ms of work
+_PIECE = 1 << 16  # elements a thread takes at a time, some 0.1 ms of work
 _TILE = 1 << 10
 _NUM_WORDS = 4 * (_TILE // 8 + 1)  # a tile may begin and end within a counter
 _NUM_VALUES = 128 * (_TILE // 128 + 1)  # the Rademacher law expands whole counters
 
 # Global arrays are constants to the compiler: it knows that no store changes them, and vectorises the look-up.
 _TABLE = quantile_table().numpy()
+_SIGNS = np.unpackbits(
+    np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"
+).ravel() * np.float32(2) - np.float32(1)
 _INDEX_MASK = np.uint32(TABLE_SIZE - 1)
 _RADEMACHER = np.uint32(Law.RADEMACHER)
 _U32, _U64 = np.uint32, np.uint64
 _F32_INFINITY = np.uint32(0x7F800000)
 _NO_ROWS = np.empty(0, dtype=np.int64)
 _jit = njit(nogil=True, cache=True)
+_jit_parallel = njit(nogil=True, cache=True, parallel=True)
 
 
 def fill(out: Tensor, noise: Noise) -> None:
     """Write z into the flat contiguous tensor `out`, rounded to nearest."""
     array = _array(out)
-    _run(_fill, (array, _words_of([noise]), out.dtype == torch.float16), out.numel())
+    _run(_fill, _fill_parallel, (array, _words_of([noise]), out.dtype == torch.float16), out.numel())
 
 
 def add(
@@ -71,11 +76,17 @@ def add(
         *_geometry(layout),
         out.dtype == torch.float16,
     )
-    _run(_add, arguments, layout.num_selected * layout.row_length)
+    _run(_add, _add_parallel, arguments, layout.num_selected * layout.row_length)
 
 
 def add_low_rank(
-    out: Tensor, base: Tensor, left: Tensor, right: Tensor, layout: Layout, scale: float, rounding: Noise | None
+    out: Tensor,
+    base: Tensor,
+    left: Tensor,
+    right: Tensor,
+    layout: Layout,
+    scale: float,
+    rounding: Noise | None,
 ) -> None:
     """See `foretune.noise.add_low_rank`; flat contiguous `out` and `base`, left (m, r), right (n, r)."""
     arguments = (
@@ -88,54 +99,39 @@ def add_low_rank(
         *_geometry(layout),
         out.dtype == torch.float16,
     )
-    _run(_add_low_rank, arguments, layout.num_selected * layout.row_length)
+    _run(_add_low_rank, _add_low_rank_parallel, arguments, layout.num_selected * layout.row_length)
 
 
 # --- driving the kernels ---------------------------------------------------------------------------------------------
 
-_pool: ThreadPoolExecutor | None = None
-_pool_size = 0
+_pool_lock = threading.Lock()  # Numba's fallback pool must not be entered by two threads at a time
+_forked = False
 
 
-def _run(kernel: Callable[..., None], arguments: tuple, num_elements: int) -> None:
-    """Call ``kernel(*arguments, start, stop)`` over [0, num_elements), on several threads if that is worth it."""
-    num_threads = min(torch.get_num_threads(), -(-num_elements // _PIECE))
-    if num_threads <= 1:
-        kernel(*arguments, 0, num_elements)
+def _run(
+    serial: Callable[..., None], parallel: Callable[..., None], arguments: tuple, num_elements: int
+) -> None:
+    """Call a kernel over elements [0, num_elements), on PyTorch's number of threads if that is worth it."""
+    num_threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    if num_elements <= _PIECE or num_threads == 1 or _forked:
+        serial(*arguments, 0, num_elements)
         return
-    starts = deque(range(0, num_elements, _PIECE))
-
-    def work() -> None:
-        while True:
-            try:
-                start = starts.popleft()
-            except IndexError:
-                return
-            kernel(*arguments, start, min(start + _PIECE, num_elements))
-
-    helpers = [_threads(num_threads - 1).submit(work) for _ in range(num_threads - 1)]
-    try:
-        work()
-    finally:
-        wait(helpers)  # also when interrupted: nothing may write to the tensors after we return
-    for helper in helpers:
-        helper.result()
+    with _pool_lock:
+        before = numba.get_num_threads()
+        numba.set_num_threads(num_threads)
+        try:
+            parallel(*arguments, num_elements)
+        finally:
+            numba.set_num_threads(before)
 
 
-def _threads(count: int) -> ThreadPoolExecutor:
-    global _pool, _pool_size
-    if _pool is None or _pool_size < count:
-        _pool, _pool_size = ThreadPoolExecutor(count, thread_name_prefix="foretune-noise"), count
-    return _pool
-
-
-def _forget_pool() -> None:
-    global _pool
-    _pool = None  # a forked child has the object but not its threads
+def _note_fork() -> None:
+    global _forked
+    _forked = True  # OpenMP's threads do not follow into a forked child, and starting them there ends it
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+    os.register_at_fork(after_in_child=_note_fork)
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -196,10 +192,12 @@ def _values(z, words, element, n, address):
         skip = element & 127
         count = (skip + n + 127) >> 7
         _philox_words(words, element >> 7, count, address)
-        for j in range(4 * count):
-            word = words[j]
-            for b in range(32):
-                z[32 * j + b] = 1.0 if (word >> _U32(b)) & _U32(1) else -1.0
+        octets = words.view(np.uint8)
+        for j in range(16 * count):
+            first = _U64(octets[j]) * _U64(8)
+            eight = z[8 * j : 8 * j + 8]
+            for b in range(8):
+                eight[b] = _SIGNS[_U64(first + _U64(b))]
         return skip
     lanes = words.view(np.uint16)[_lanes(words, element, n, address) :]
     for i in range(n):
@@ -226,13 +224,12 @@ def _load_for(acc, base, n, is_float16):
             if is_float16:
                 for i in range(n):
                     half = _U32(base[i])
-                    sign, rest = _U32(half & _U32(0x8000)) << _U32(16), half & _U32(0x7FFF)
-                    bits = _U32((rest << _U32(13)) + _U32(112 << 23))  # exponent bias 15 to 127
-                    if rest >= _U32(0x7C00):
-                        bits = _U32(bits + _U32(112 << 23))  # inf, nan
-                    if rest < _U32(0x400):
-                        bits = np.float32(np.float32(np.int32(rest)) * np.float32(2.0**-24)).view(np.uint32)
-                    acc[i] = _U32(bits | sign).view(np.float32)
+                    rest = _U32(half & _U32(0x7FFF))
+                    bits = _U32(_U32(rest << _U32(13)) + _U32(112 << 23))  # exponent bias 15 to 127
+                    bits = _U32(_U32(bits + _U32(112 << 23)) if rest >= _U32(0x7C00) else bits)  # inf, nan
+                    tiny = np.float32(np.float32(np.int32(rest)) * np.float32(2.0**-24)).view(np.uint32)
+                    bits = _U32(tiny if rest < _U32(0x400) else bits)
+                    acc[i] = _U32(bits | _U32(_U32(half & _U32(0x8000)) << _U32(16))).view(np.float32)
             else:
                 for i in range(n):
                     acc[i] = _U32(_U32(base[i]) << _U32(16)).view(np.float32)
@@ -257,26 +254,25 @@ def _store_for(out, acc, n, lanes, is_float16):
         def store(out, acc, n, lanes, is_float16):
             if is_float16:
                 for i in range(n):
-                    x = acc[i]
-                    bits, lane = np.float32(x).view(np.uint32), _U32(lanes[i])
-                    magnitude = bits & _U32(0x7FFFFFFF)
-                    if magnitude < _U32(113 << 23):
-                        fixed = _U32(np.int32(abs(x) * np.float32(2.0**40)))
-                        rounded = _U32(fixed + lane) >> _U32(16)
-                    else:
-                        rounded = _U32(
-                            (_U32(magnitude + (lane >> _U32(3))) >> _U32(13)) - _U32(112 << 10)
-                        )
-                    rounded = min(rounded, _U32(0x7C00))
-                    rounded = _U32(0x7E00) if magnitude > _F32_INFINITY else rounded
-                    out[i] = np.uint16(rounded | ((bits >> _U32(16)) & _U32(0x8000)))
+                    bits, lane = np.float32(acc[i]).view(np.uint32), _U32(lanes[i])
+                    magnitude = _U32(bits & _U32(0x7FFFFFFF))
+                    fixed = _U32(np.int32(np.float32(abs(acc[i]) * np.float32(2.0**40))))
+                    tiny = _U32(_U32(fixed + lane) >> _U32(16))
+                    rounded = _U32(_U32(magnitude + _U32(lane >> _U32(3))) >> _U32(13))
+                    rounded = _U32(rounded - _U32(112 << 10))
+                    rounded = _U32(tiny if magnitude < _U32(113 << 23) else rounded)
+                    rounded = _U32(min(rounded, _U32(0x7C00)))
+                    rounded = _U32(rounded if magnitude <= _F32_INFINITY else _U32(0x7E00))
+                    out[i] = np.uint16(_U32(rounded | _U32(_U32(bits >> _U32(16)) & _U32(0x8000))))
             else:
                 for i in range(n):
                     bits = np.float32(acc[i]).view(np.uint32)
-                    magnitude = bits & _U32(0x7FFFFFFF)
-                    rounded = min(_U32(magnitude + _U32(lanes[i])) >> _U32(16), _U32(0x7F80))
-                    rounded = _U32(0x7FC0) if magnitude > _F32_INFINITY else rounded
-                    out[i] = np.uint16(rounded | ((bits >> _U32(16)) & _U32(0x8000)))
+                    magnitude = _U32(bits & _U32(0x7FFFFFFF))
+                    rounded = _U32(
+                        _U32(magnitude + _U32(lanes[i])) >> _U32(16)
+                    )  # at most inf's, if x is not nan
+                    rounded = _U32(rounded if magnitude <= _F32_INFINITY else _U32(0x7FC0))
+                    out[i] = np.uint16(_U32(rounded | _U32(_U32(bits >> _U32(16)) & _U32(0x8000))))
 
     return store
 
@@ -298,13 +294,13 @@ def _store_nearest_for(out, z, n, is_float16):
         def store(out, z, n, is_float16):
             shift = _U32(13) if is_float16 else _U32(16)
             rebias = _U32(112 << 10) if is_float16 else _U32(0)
+            below_half = _U32(_U32(_U32(1) << _U32(shift - _U32(1))) - _U32(1))
             for i in range(n):
                 bits = np.float32(z[i]).view(np.uint32)
-                magnitude = bits & _U32(0x7FFFFFFF)
-                below_half = _U32((_U32(1) << (shift - _U32(1))) - _U32(1))
-                odd = (magnitude >> shift) & _U32(1)
-                rounded = _U32((_U32(magnitude + below_half + odd) >> shift) - rebias)
-                out[i] = np.uint16(rounded | ((bits >> _U32(16)) & _U32(0x8000)))
+                magnitude = _U32(bits & _U32(0x7FFFFFFF))
+                odd = _U32(_U32(magnitude >> shift) & _U32(1))
+                rounded = _U32(_U32(_U32(magnitude + _U32(below_half + odd)) >> shift) - rebias)
+                out[i] = np.uint16(_U32(rounded | _U32(_U32(bits >> _U32(16)) & _U32(0x8000))))
 
     return store
 
@@ -317,6 +313,19 @@ def _fill(out, addresses, is_float16, start, stop):
         n = min(_TILE, stop - element)
         skip = _values(z, words, element, n, addresses[0])
         _store_nearest(out[element : element + n], z[skip:], n, is_float16)
+
+
+@_jit_parallel
+def _fill_parallel(
+    out,
+    addresses,
+    is_float16,
+    num_elements,
+):
+    for piece in prange((num_elements + _PIECE - 1) // _PIECE):
+        start = piece * _PIECE
+        stop = min(start + _PIECE, num_elements)
+        _fill(out, addresses, is_float16, start, stop)
 
 
 @_jit
@@ -370,6 +379,43 @@ def _add(
         position += n
 
 
+@_jit_parallel
+def _add_parallel(
+    out,
+    base,
+    dense,
+    coefficients,
+    addresses,
+    num_terms,
+    rows,
+    row_length,
+    row_start,
+    col_start,
+    full_width,
+    is_float16,
+    num_elements,
+):
+    for piece in prange((num_elements + _PIECE - 1) // _PIECE):
+        start = piece * _PIECE
+        stop = min(start + _PIECE, num_elements)
+        _add(
+            out,
+            base,
+            dense,
+            coefficients,
+            addresses,
+            num_terms,
+            rows,
+            row_length,
+            row_start,
+            col_start,
+            full_width,
+            is_float16,
+            start,
+            stop,
+        )
+
+
 @_jit
 def _add_low_rank(
     out,
@@ -420,3 +466,40 @@ def _add_low_rank(
             skip = _lanes(words, element, n, addresses[0])
         _store(out[offset : offset + n], acc, n, lanes[skip:], is_float16)
         position += n
+
+
+@_jit_parallel
+def _add_low_rank_parallel(
+    out,
+    base,
+    left,
+    right,
+    scale,
+    addresses,
+    rows,
+    row_length,
+    row_start,
+    col_start,
+    full_width,
+    is_float16,
+    num_elements,
+):
+    for piece in prange((num_elements + _PIECE - 1) // _PIECE):
+        start = piece * _PIECE
+        stop = min(start + _PIECE, num_elements)
+        _add_low_rank(
+            out,
+            base,
+            left,
+            right,
+            scale,
+            addresses,
+            rows,
+            row_length,
+            row_start,
+            col_start,
+            full_width,
+            is_float16,
+            start,
+            stop,
+        )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib
 from collections.abc import Iterator, Sequence
 from types import ModuleType
@@ -51,10 +52,9 @@ def fill(out: Tensor, noise: Noise) -> Tensor:
     _check_dtype("out", out)
     if out.numel() == 0:
         return out
-    flat = out if out.is_contiguous() else torch.empty_like(out, memory_format=torch.contiguous_format)
-    _backend(out).fill(flat.view(-1), noise)
-    if flat is not out:
-        out.copy_(flat)
+    flat = _flat(out, keep=False)
+    _backend(out).fill(flat, noise)
+    _copy_back(out, flat)
     return out
 
 
@@ -113,9 +113,11 @@ def add(
     if layout.num_selected * layout.row_length == 0:
         return
     rounding = rounding if out.dtype in _HALF else None
-    backend = _backend(out)
-    with _contiguous(out, base, partial=rows is not None) as (flat_out, flat_base):
-        backend.add(flat_out, flat_base, layout, _rounded(scale, compute), dense, terms, rounding)
+    flat = _flat(out, keep=rows is not None)
+    _backend(out).add(
+        flat, base.contiguous().view(-1), layout, _rounded(scale, compute), dense, terms, rounding
+    )
+    _copy_back(out, flat)
 
 
 def add_low_rank(
@@ -165,13 +167,19 @@ def add_low_rank(
     if layout.num_selected * layout.row_length == 0:
         return
     rounding = rounding if out.dtype in _HALF else None
-    backend = _backend(out)
-    with _contiguous(out, base, partial=rows is not None) as (flat_out, flat_base):
-        backend.add_low_rank(flat_out, flat_base, left, right, layout, _rounded(scale, compute), rounding)
+    flat = _flat(out, keep=rows is not None)
+    scale = _rounded(scale, compute)
+    _backend(out).add_low_rank(flat, base.contiguous().view(-1), left, right, layout, scale, rounding)
+    _copy_back(out, flat)
 
 
 def _backend(tensor: Tensor) -> ModuleType:
-    name = _forced or ("numba" if tensor.device.type == "cpu" else "reference")
+    return _load(_forced or ("numba" if tensor.device.type == "cpu" else "reference"))
+
+
+@functools.cache
+def _load(name: str) -> ModuleType:
+    """Import a backend on first use: importing foretune must not import Numba."""
     return importlib.import_module(_BACKENDS[name])
 
 
@@ -197,15 +205,17 @@ def _layout(out: Tensor, rows: Tensor | None, window: Window | None) -> Layout:
     return Layout(num_rows, row_length, *window, rows)
 
 
-@contextlib.contextmanager
-def _contiguous(out: Tensor, base: Tensor, *, partial: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """Give flat contiguous stand-ins of `out` and `base`; what was written is in `out` on exit."""
+def _flat(out: Tensor, *, keep: bool) -> Tensor:
+    """Return `out` as a contiguous vector, or a temporary in its place (with its values, if they matter)."""
+    out = out.detach()
     if out.is_contiguous():
-        yield out.view(-1), base.contiguous().view(-1)
-        return
-    temporary = out.contiguous() if partial else torch.empty_like(out, memory_format=torch.contiguous_format)
-    yield temporary.view(-1), base.contiguous().view(-1)
-    out.copy_(temporary)
+        return out.view(-1)
+    return out.flatten() if keep else torch.empty(out.numel(), dtype=out.dtype, device=out.device)
+
+
+def _copy_back(out: Tensor, flat: Tensor) -> None:
+    if not out.is_contiguous():
+        out.detach().copy_(flat.view(out.shape))
 
 
 def _check_dtype(name: str, tensor: Tensor) -> None:

@@ -34,7 +34,10 @@ def test_good_row_passes():
     ("row", "message"),
     [
         ([1], "here: expected an object with 'sentence', 'label', found [1]."),
-        ({"label": 1}, "here: field 'sentence' is missing; task 'sst2' needs 'sentence', 'label', found 'label'."),
+        (
+            {"label": 1},
+            "here: field 'sentence' is missing; task 'sst2' needs 'sentence', 'label', found 'label'.",
+        ),
         ({}, "here: field 'sentence' is missing; task 'sst2' needs 'sentence', 'label', found none."),
         (GOOD | {"sentence": 3}, "here: field 'sentence' is 3; it should be a string."),
         (GOOD | {"label": "1"}, "here: field 'label' is '1'; it should be an integer."),

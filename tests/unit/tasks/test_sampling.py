@@ -6,7 +6,7 @@ import pytest
 from foretune.errors import UsageError
 from foretune.tasks.sampling import draw, draw_train_dev
 
-# split length, first four rows under seed 0, rows 1000 to 1002 of the draw: the published setting's own values
+# split length, first four rows under seed 0, rows 1000 to 1002 of the draw, as in the published setting
 GOLDEN = [
     (67349, [43787, 16159, 59015, 5108], [2307, 42285, 56182]),
     (872, [372, 676, 548, 293], None),
@@ -68,7 +68,9 @@ def test_dev_is_the_tail_of_one_draw_and_takes_its_full_share(length, num_train,
 
 
 def test_no_training_rows_left_is_an_error():
-    with pytest.raises(UsageError, match=r"No training rows are left.* 250 rows and num_dev is 500.*below 250"):
+    with pytest.raises(
+        UsageError, match=r"No training rows are left.* 250 rows and num_dev is 500.*below 250"
+    ):
         draw_train_dev(250, 1000, 500, seed=0)
 
 

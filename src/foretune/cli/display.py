@@ -1,0 +1,130 @@
+"""What a person sees: progress of a run, tables, and silence from the libraries underneath."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import deque
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+from transformers import TrainerCallback
+from transformers.utils import logging as transformers_logging
+
+FLOAT32_RESOLUTION = 2.0**-24
+
+
+def quiet_libraries() -> None:
+    """Switch off the progress bars and chatter of transformers and datasets."""
+    import datasets
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+class Progress:
+    """A live bar on a terminal, plain lines elsewhere; the callback feeds it."""
+
+    def __init__(self) -> None:
+        self._console = Console()
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self.callback = _ProgressCallback(self._bar, self._console)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+
+class _ProgressCallback(TrainerCallback):
+    def __init__(self, bar: Bar, console: Console) -> None:
+        self._bar = bar
+        self._console = console
+        self._task: Any = None
+        self._losses: deque[float] = deque(maxlen=50)
+        self._differences: deque[float] = deque(maxlen=50)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._task = self._bar.add_task("steps", total=state.max_steps, completed=state.global_step, figures="")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
+        record = getattr(optimizer, "optimizer", optimizer).last_record
+        self._losses.append(record.loss)
+        self._differences += [2 * record.zo_eps * scalar for scalar in record.scalars]
+        self._bar.update(self._task, completed=state.global_step, figures=self._figures())
+
+    def _figures(self) -> str:
+        loss = sum(self._losses) / len(self._losses)
+        difference = math.sqrt(sum(value * value for value in self._differences) / len(self._differences))
+        # the signal is the loss difference; below, a float32 loss cannot tell it from rounding
+        signal = difference / (abs(loss) * FLOAT32_RESOLUTION) if loss else 0.0
+        speed = self._bar.tasks[self._task].speed or 0.0 if self._task is not None else 0.0
+        return f"loss {loss:.4f}  signal/rounding {signal:.0f}  {speed:.1f} steps/s"
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if not logs or "train_runtime" in logs:
+            return
+        shown = ("loss", "projected_grad_rms", "learning_rate", "eval_loss", "eval_accuracy")
+        line = "  ".join(f"{name} {logs[name]:.5g}" for name in shown if name in logs)
+        if not self._console.is_terminal or "eval_loss" in logs:
+            self._console.print(f"step {state.global_step}  {line}", highlight=False)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; wide cells wrap on a terminal and are left whole elsewhere."""
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(100, console.width), file=sys.stdout)
+    console.print(table, highlight=False, markup=False)
+
+
+def print_results(results: dict[str, Any], output: str | None) -> None:
+    """Print the closing table of a training run."""
+    metrics = results["metrics"]
+    rows = [
+        ("majority class", f"{100 * metrics['majority']['accuracy']:.1f}", ""),
+        ("zero-shot", f"{100 * metrics['zero_shot']['accuracy']:.1f}", f"{metrics['zero_shot']['loss']:.4f}"),
+        (
+            f"tuned (step {results['final_model']['step']}, {results['final_model']['selected_by']})",
+            f"{100 * metrics['final']['accuracy']:.1f}",
+            f"{metrics['final']['loss']:.4f}",
+        ),
+    ]
+    rows_of = results["num_rows"]["eval"]
+    print_table(f"{results['task']}, {results['method']}, {rows_of} test rows", ("model", "accuracy %", "loss"), rows)
+    per_step = results["seconds_per_step"]
+    speed = f"{per_step:.3f} s per step, " if per_step else ""
+    print(f"{speed}peak memory {results['peak_memory_bytes'] / 2**20:.0f} MiB, engine {results['engine']}, in {output}")
+
+
+def print_evaluation(results: dict[str, Any]) -> None:
+    """Print the result of an evaluation."""
+    metrics = results["metrics"]
+    rows = [
+        ("majority class", f"{100 * metrics['majority']['accuracy']:.1f}", ""),
+        (results["model"], f"{100 * metrics['model']['accuracy']:.1f}", f"{metrics['model']['loss']:.4f}"),
+    ]
+    print_table(f"{results['task']}, {results['num_rows']} test rows", ("model", "accuracy %", "loss"), rows)

@@ -1,0 +1,21 @@
+"""`foretune evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from foretune.cli.options import Options
+from foretune.runs.config import EvaluateConfig
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Parse, evaluate, print."""
+    config = Options("evaluate", "Accuracy of a model or of a run's final model on a task.", EvaluateConfig).parse(
+        arguments
+    )
+
+    from foretune.cli.display import print_evaluation, quiet_libraries
+    from foretune.runs.evaluate import evaluate
+
+    quiet_libraries()
+    print_evaluation(evaluate(config))

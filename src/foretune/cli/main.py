@@ -1,0 +1,63 @@
+"""Entry point: finds the command, runs it, and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from foretune.cli.options import write_error
+from foretune.errors import ForetuneError, UsageError, near_misses
+
+COMMANDS = {
+    "train": "Tune a model on a task with forward passes only.",
+    "evaluate": "Accuracy of a model or of a run's final model on a task.",
+    "replay": "Rebuild a run's model from its journal, without data.",
+    "methods": "List the methods, or show one with its options.",
+    "demo": "See it work: a tiny model, made and tuned on the spot.",
+    "env": "Show versions, devices and noise backends.",
+}
+
+EXIT_USAGE = 2
+EXIT_FAILURE = 1
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the process's exit code: 0, 2 (wrong use), 1 (failed), 130 (Ctrl-C)."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if words else EXIT_USAGE
+    if words[0] in ("--version", "-V"):
+        print(f"foretune {version('foretune')}")
+        return 0
+    logging.basicConfig(level=logging.WARNING, format="foretune: %(message)s")
+    try:
+        if words[0] not in COMMANDS:
+            raise UsageError(f"Unknown command {words[0]!r}.{near_misses(words[0], COMMANDS)}")
+        importlib.import_module(f"foretune.cli.{words[0]}").run(words[1:])
+    except UsageError as error:
+        write_error(str(error))
+        return EXIT_USAGE
+    except (ForetuneError, OSError) as error:
+        write_error(str(error))
+        return EXIT_FAILURE
+    except KeyboardInterrupt:
+        write_error("interrupted; nothing is lost: the same command with --resume goes on.")
+        return EXIT_INTERRUPTED
+    except SystemExit as error:  # --help of a command
+        return int(error.code or 0)
+    return 0
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(["usage: foretune COMMAND [OPTIONS]   (foretune COMMAND --help)", "", *lines])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""Options of a command, read off its configuration class, and errors about them in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+import typing
+from argparse import ArgumentError
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from foretune.errors import UsageError, near_misses
+
+_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+
+
+def flag(name: str) -> str:
+    """The spelling of a field on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def type_words(hint: Any) -> str:
+    """Say what values a type admits."""
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    if typing.get_origin(hint) in (UnionType, typing.Union):
+        return " or ".join(type_words(part) for part in typing.get_args(hint) if part is not NoneType)
+    return _WORDS.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def find_value(arguments: Sequence[str], option: str) -> str | None:
+    """Return the last value given to `option`, before the real parsing; None if it is not there."""
+    value = None
+    for index, argument in enumerate(arguments):
+        if argument == option and index + 1 < len(arguments):
+            value = arguments[index + 1]
+        elif argument.startswith(f"{option}="):
+            value = argument.partition("=")[2]
+    return value
+
+
+def read_config_file(path: str) -> dict[str, Any]:
+    """Read a YAML file of options.
+
+    Raises:
+        UsageError: no such file, not YAML, or not a mapping.
+    """
+    if not Path(path).is_file():
+        raise UsageError(f"--config {path}: there is no such file.")
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"--config {path}: expected options (name: value), found {type(content).__name__}.")
+    return {str(key).replace("-", "_"): value for key, value in content.items()}
+
+
+class Options:
+    """The options of one command: a `--name-with-hyphens` for every field of its configuration class.
+
+    Args:
+        command: Name of the command.
+        description: One line for its help.
+        config: A dataclass; fields with a ``help`` in their metadata become options.
+        positional: Name of the field that is given without a flag, if there is one.
+    """
+
+    def __init__(self, command: str, description: str, config: type, *, positional: str | None = None) -> None:
+        self._config = config
+        self._types: dict[str, Any] = {}
+        self.parser = ArgumentParser(prog=f"foretune {command}", description=description, exit_on_error=False)
+        hints = typing.get_type_hints(config)
+        for option in dataclasses.fields(config):
+            if option.name == positional:
+                self.parser.add_argument(positional, type=str, help=option.metadata["help"])
+            elif "help" in option.metadata:
+                self.add(option.name, hints[option.name], option.default, option.metadata["help"])
+
+    def add(self, name: str, hint: Any, default: Any, help_text: str) -> None:
+        """Add one option; a dotted name becomes a nested key."""
+        self._types[name] = hint
+        flags = dict.fromkeys((flag(name), f"--{name}"))
+        if hint is bool:
+            self.parser.add_argument(*flags, action="store_true", default=default, help=help_text)
+        else:
+            self.parser.add_argument(*flags, type=hint, default=default, help=help_text)
+
+    def parse(self, arguments: Sequence[str], file: Mapping[str, Any] | None = None) -> Any:
+        """Return the configuration; `arguments` win over `file`.
+
+        Raises:
+            UsageError: an unknown option (near misses suggested) or a value of the wrong type.
+        """
+        self._check_known(file or {})
+        try:
+            namespace = self.parser.parse_object(dict(file)) if file else None
+            namespace = self.parser.parse_args(list(arguments), namespace=namespace)
+        except (ArgumentError, TypeError, KeyError) as error:
+            raise UsageError(self._explain(str(error))) from None
+        return self._config(**namespace.as_dict())
+
+    def _check_known(self, file: Mapping[str, Any], prefix: str = "") -> None:
+        for key, value in file.items():
+            name = f"{prefix}{key}"
+            if isinstance(value, dict):
+                self._check_known(value, f"{name}.")
+            elif name not in self._types:
+                raise UsageError(self._unknown(flag(name)))
+
+    def _explain(self, text: str) -> str:
+        if found := re.search(r"unrecognized arguments: (\S+)", text):
+            return self._unknown(found[1].split("=")[0])
+        key = re.search(r'Parser key "([\w.]+)"', text)
+        value = re.search(r"(?:Given value: |Got value: )(.*)", text)
+        if key and value and key[1] in self._types:
+            return f"{flag(key[1])} must be {type_words(self._types[key[1]])}, got {value[1].strip()!r}."
+        return " ".join(text.split())
+
+    def _unknown(self, spelling: str) -> str:
+        if not spelling.startswith("-"):
+            return f"Unexpected argument {spelling!r}."
+        return f"Unknown option {spelling}.{near_misses(spelling, map(flag, self._types))}"
+
+
+def write_error(message: str) -> None:
+    """Print one line to standard error."""
+    print(f"foretune: error: {' '.join(message.split())}", file=sys.stderr)

@@ -1,0 +1,163 @@
+"""Small models and objectives whose gradients and optima are known, and comparisons of weights bit for bit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from foretune.parameters import collect_trainables
+from foretune.types import Trainable
+
+_INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
+
+
+class Quadratic(nn.Module):
+    """f(theta) = 1/2 (theta - target)^T A (theta - target), A positive definite, over all tensors jointly.
+
+    Args:
+        shapes: Name and shape of each tensor, in registration order.
+        seed: Of A, target and start, which do not depend on the registration order.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], *, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        size = sum(map(math.prod, shapes.values()))
+        root = torch.randn(size, size, generator=generator, dtype=torch.float64) / math.sqrt(size)
+        self.register_buffer("hessian", root @ root.T + 0.5 * torch.eye(size, dtype=torch.float64))
+        self.register_buffer("target", torch.randn(size, generator=generator, dtype=torch.float64))
+        for name in sorted(shapes):
+            start = torch.randn(shapes[name], generator=generator, dtype=torch.float64)
+            self.register_parameter(name, nn.Parameter(start))
+
+    def flat(self) -> Tensor:
+        """theta, shape (d,), tensors in the order of their names."""
+        return torch.cat([parameter.reshape(-1) for _, parameter in sorted(self.named_parameters())])
+
+    def forward(self) -> Tensor:
+        """f(theta)."""
+        difference = self.flat() - self.target
+        return 0.5 * difference @ self.hessian @ difference
+
+    @torch.no_grad()
+    def gradient(self) -> Tensor:
+        """A (theta - target), shape (d,)."""
+        return self.hessian @ (self.flat() - self.target)
+
+
+class Regression(nn.Module):
+    """Mean squared error of a linear layer with a bias on data it can fit exactly: 10 numbers, optimum 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        self.layer = nn.Linear(4, 2)
+        with torch.no_grad():
+            self.layer.weight.copy_(torch.randn(2, 4, generator=generator))
+            self.layer.bias.copy_(torch.randn(2, generator=generator))
+        self.register_buffer("inputs", torch.randn(32, 4, generator=generator))
+        solution = torch.randn(2, 4, generator=generator)
+        self.register_buffer("labels", self.inputs @ solution.T + 0.5)
+
+    def forward(self) -> Tensor:
+        """The loss."""
+        return (self.layer(self.inputs) - self.labels).square().mean()
+
+
+class Net(nn.Module):
+    """A network with matrices, biases, a norm and a frozen layer; its loss on fixed data.
+
+    Args:
+        order: Names of the layers in the order in which they are registered.
+    """
+
+    def __init__(
+        self,
+        dtype: torch.dtype = torch.float32,
+        order: Sequence[str] = ("first", "norm", "frozen", "head"),
+    ) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(2)
+        layers = {
+            "first": nn.Linear(4, 3),
+            "norm": nn.LayerNorm(3),
+            "frozen": nn.Linear(3, 3),
+            "head": nn.Linear(3, 2),
+        }
+        with torch.no_grad():
+            for name in ("first", "frozen", "head"):
+                for parameter in layers[name].parameters():
+                    parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
+        for name in order:
+            self.add_module(name, layers[name])
+        self.frozen.requires_grad_(False)
+        self.register_buffer("inputs", torch.randn(8, 4, generator=generator))
+        self.register_buffer("labels", torch.randn(8, 2, generator=generator))
+        self.to(dtype)
+
+    def forward(self) -> Tensor:
+        """The loss, float32 or better."""
+        outputs = self.head(torch.tanh(self.frozen(self.norm(self.first(self.inputs)))))
+        precise = torch.promote_types(outputs.dtype, torch.float32)
+        return (outputs.to(precise) - self.labels.to(precise)).square().mean()
+
+
+class CountedCalls:
+    """A closure that counts how often it is called."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.count = 0
+
+    def __call__(self) -> Tensor:
+        self.count += 1
+        return self.model()
+
+
+def trainables_of(**shapes: tuple[int, ...]) -> tuple[Trainable, ...]:
+    """Trainable float64 zeros of these shapes, ordered by name."""
+    parameters = {
+        name: nn.Parameter(torch.zeros(shape, dtype=torch.float64)) for name, shape in shapes.items()
+    }
+    return collect_trainables(nn.ParameterDict(parameters))
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of a model's parameters, frozen ones included."""
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+@torch.no_grad()
+def restore(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Put copies from `weights_of` back."""
+    for name, parameter in model.named_parameters():
+        parameter.copy_(weights[name])
+
+
+def differing_bits(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that differ in a bit (-0.0 and 0.0 differ), in shape or in dtype."""
+    assert a.keys() == b.keys()
+    return [name for name in a if not _same_bits(a[name], b[name])]
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    integer = _INTEGERS[a.element_size()]
+    return torch.equal(a.detach().contiguous().view(integer), b.detach().contiguous().view(integer))
+
+
+def assert_mean(samples: Tensor, truth: Tensor | float, *, errors: float = 5.0) -> None:
+    """Check that the mean of samples, shape (N, ...), is within `errors` standard errors of the truth everywhere."""
+    standard_error = samples.std(dim=0) / math.sqrt(samples.shape[0])
+    distance = (samples.mean(dim=0) - truth).abs()
+    worst = (distance / standard_error.clamp_min(1e-300)).max()
+    assert (distance <= errors * standard_error + 1e-12).all(), f"off by {float(worst):.1f} standard errors"
+
+
+def stack_flat(tensors: Iterable[Tensor]) -> Tensor:
+    """One row per tensor, flattened."""
+    return torch.stack([tensor.reshape(-1) for tensor in tensors])
