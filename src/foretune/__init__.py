@@ -36,6 +36,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if not name[:1].isupper():  # not a class: perhaps a submodule, which the import system looks for next
+        raise AttributeError(f"module 'foretune' has no attribute {name!r}")
     if name in _HOMES:
         value = getattr(importlib.import_module(_HOMES[name]), name)
     else:

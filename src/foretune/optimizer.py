@@ -112,6 +112,7 @@ class Optimizer(torch.optim.Optimizer):
         self.engine: AbstractEngine | None = None
         self.engine_name: EngineName = engine
         self._pending: StepRecord | None = None
+        self._pending_is_recorded = False
         self._journal: JournalWriter | None = None
         self._journal_to_create: tuple[Path, dict[str, Any]] | None = None
 
@@ -123,7 +124,7 @@ class Optimizer(torch.optim.Optimizer):
         return float(self.param_groups[0]["lr"])
 
     def step(self, closure: LossClosure | None = None) -> Tensor:  # pyrefly: ignore[bad-override]
-        """Measure and move. Without a closure, make the update of the last `estimate`.
+        """Measure and move. Without a closure, make the update of the last `estimate` or `recall`.
 
         Returns:
             The training loss that was measured, a float64 scalar (two-sided: mean over both sides).
@@ -137,7 +138,7 @@ class Optimizer(torch.optim.Optimizer):
             raise UsageError("step() needs a closure that evaluates the loss, or an estimate() before it.")
         record, self._pending = self._pending, None
         with hold_interrupts():
-            if self._journal is not None:
+            if self._journal is not None and not self._pending_is_recorded:
                 self._journal.append(record)
             self._apply(record)
         if self.num_bad_steps >= MAX_BAD_STEPS:
@@ -177,10 +178,11 @@ class Optimizer(torch.optim.Optimizer):
             zo_eps=self.parts.estimator.zo_eps,
             accepted=accepted,
         )
+        self._pending_is_recorded = False
         return self._pending.loss
 
-    def replay(self, record: StepRecord) -> None:
-        """Make the update of a recorded step again, without data or a forward pass.
+    def recall(self, record: StepRecord) -> None:
+        """Take a recorded step in place of an `estimate`: `step()` makes its update and journals nothing.
 
         Raises:
             UsageError: the record is not that of the next step.
@@ -192,7 +194,18 @@ class Optimizer(torch.optim.Optimizer):
             for index, (block, scalars) in enumerate(_split(blocks, record.scalars)[:-1]):
                 self._refresh(block)
                 self._move(block, index, scalars, record.lr)
-        self._apply(record)
+        self._pending, self._pending_is_recorded = record, True
+
+    def replay(self, record: StepRecord) -> None:
+        """Make the update of a recorded step again, without data or a forward pass.
+
+        Raises:
+            UsageError: the record is not that of the next step.
+        """
+        self.recall(record)
+        self._pending = None
+        with hold_interrupts():
+            self._apply(record)
 
     def _apply(self, record: StepRecord) -> None:
         blocks = self.parts.schedule.blocks(record.step, self.trainables)

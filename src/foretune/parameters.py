@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ def canonical_name(name: str) -> str:
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """Return ``(m, n)`` if low-rank methods treat this shape as a matrix, None for a vector (methods.md 1.1)."""
+    """Return ``(m, n)`` if low-rank methods treat this shape as a matrix, None for a vector."""
     if len(shape) < 2 or sum(size > 1 for size in shape) < 2 or shape[0] < 2:
         return None
     rest = 1
@@ -49,13 +50,24 @@ def is_plain(tensor: Tensor) -> bool:
     return not overrides and tensor.layout == torch.strided and not tensor.is_meta
 
 
-def memory_span(tensor: Tensor) -> tuple[int, int]:
-    """Return the addresses of a plain tensor's first byte and behind its last, equal if it has no elements."""
-    start = tensor.data_ptr()
-    if tensor.numel() == 0:
-        return start, start
+class MemorySpan(NamedTuple):
+    """Where a tensor lies: its storage's address, and there its first byte and the one behind its last."""
+
+    storage: int
+    start: int
+    stop: int
+
+    def overlaps(self, other: MemorySpan) -> bool:
+        """Whether both may have a byte in common (strided tensors may also be interleaved)."""
+        return self.storage == other.storage and self.start < other.stop and other.start < self.stop
+
+
+def memory_span(tensor: Tensor) -> MemorySpan:
+    """Return where a plain tensor lies; start and stop are equal if it has no elements."""
+    start = tensor.storage_offset() * tensor.element_size()
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return start, start + (last + 1) * tensor.element_size()
+    stop = start + (last + 1) * tensor.element_size() if tensor.numel() else start
+    return MemorySpan(tensor.untyped_storage().data_ptr(), start, stop)
 
 
 def collect_trainables(model: nn.Module) -> tuple[Trainable, ...]:
@@ -106,7 +118,7 @@ def collect_trainables(model: nn.Module) -> tuple[Trainable, ...]:
 def _check_tensor(name: str, parameter: Tensor) -> None:
     if is_lazy(parameter):
         raise IncompatibleError(
-            f"Parameter '{name}' has no shape yet (a lazy module): run the model once before making an optimizer."
+            f"Parameter '{name}' has no shape yet (a lazy module): run the model once before that."
         )
     if parameter.is_meta:
         raise IncompatibleError(
@@ -121,8 +133,8 @@ def _check_tensor(name: str, parameter: Tensor) -> None:
         )
     if not is_plain(parameter):
         raise IncompatibleError(
-            f"Parameter '{name}' is a {type(parameter).__name__} of layout {parameter.layout}; trainable tensors must "
-            "be plain dense ones. Freeze it (requires_grad_(False)), or load the model unsharded and unquantized."
+            f"Parameter '{name}' is a {type(parameter).__name__} of layout {parameter.layout}; trainable "
+            "tensors must be plain and dense. Freeze it, or load the model neither sharded nor quantized."
         )
 
 
@@ -138,18 +150,20 @@ def _check_streams(trainables: Sequence[Trainable]) -> None:
 def _check_memory(model: nn.Module, trainables: Sequence[Trainable]) -> None:
     """Refuse a trainable tensor that lies in the memory of another parameter, frozen ones included."""
     names = {id(trainable.parameter): trainable.name for trainable in trainables}
-    spans = []
-    for name, parameter in model.named_parameters():
-        if is_plain(parameter) and not is_lazy(parameter):
-            spans.append((*memory_span(parameter), id(parameter) in names, names.get(id(parameter), name)))
-    # swept by address: whatever begins before one of its forerunners has ended shares memory with it
-    spans = sorted(span for span in spans if span[1] > span[0])
-    reach: dict[bool, tuple[int, str]] = {}
-    for start, stop, trainable, name in spans:
-        for other_trainable, (end, other) in reach.items():
-            if start < end and (trainable or other_trainable):
+    spans = sorted(
+        (memory_span(parameter), id(parameter) in names, names.get(id(parameter), canonical_name(name)))
+        for name, parameter in model.named_parameters()
+        if is_plain(parameter) and not is_lazy(parameter) and parameter.numel()
+    )
+    # by address: what begins before the furthest end so far shares memory with the tensor that ends there
+    furthest: dict[bool, tuple[MemorySpan, str]] = {}
+    for span, is_trainable, name in spans:
+        for other_is_trainable, (other_span, other) in furthest.items():
+            if (is_trainable or other_is_trainable) and span.overlaps(other_span):
                 raise IncompatibleError(
-                    f"Parameters '{other}' and '{name}' share memory but are different parameters: a step would "
-                    "move one with the other. Tie them by assigning one nn.Parameter to both modules."
+                    f"Parameters '{other}' and '{name}' share memory but are different parameters: a step "
+                    "would move one with the other. Tie them by assigning one nn.Parameter to both modules."
                 )
-        reach[trainable] = max(reach.get(trainable, (0, "")), (stop, name))
+        previous = furthest.get(is_trainable)
+        if previous is None or (span.storage, span.stop) > (previous[0].storage, previous[0].stop):
+            furthest[is_trainable] = span, name

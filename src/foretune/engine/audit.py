@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from foretune.engine.layerwise import Layerwise
-from foretune.parameters import is_plain, memory_span
+from foretune.parameters import MemorySpan, is_plain, memory_span
 from foretune.types import LossClosure, Trainable
 
 MAX_CALLS = 2
 """A module called more often than this per evaluation would have its weights regenerated each time."""
 
-_SHAPE_ONLY = frozenset(
-    "empty_like zeros_like ones_like full_like rand_like randn_like new_empty new_empty_strided new_zeros new_ones "
-    "new_full".split()
-)
-"""Operators that take a tensor for its shape, dtype and device."""
+_READS_NOTHING = {
+    *("detach", "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like"),
+    *("new_empty", "new_empty_strided", "new_zeros", "new_ones", "new_full"),
+}
+"""Operators that alias a tensor, or take it for its shape, dtype and device."""
 
 
 class _TrueMemory:
     """Where the true data of the trainable tensors lies, and which of it was read."""
 
     def __init__(self, trainables: Sequence[Trainable]) -> None:
-        spans = ((memory_span(trainable.parameter.data), trainable.name) for trainable in trainables)
-        self._spans = sorted((start, stop, name) for (start, stop), name in spans if stop > start)
-        self._starts = [start for start, _, _ in self._spans]
+        self._spans: dict[int, list[tuple[MemorySpan, str]]] = {}
+        for trainable in trainables:
+            span = memory_span(trainable.parameter.data)
+            self._spans.setdefault(span.storage, []).append((span, trainable.name))
         self._paused = False
         self.read: set[str] = set()
 
@@ -52,12 +51,10 @@ class _TrueMemory:
             return
         with self.unwatched():
             for value in values:
-                if not isinstance(value, Tensor) or not is_plain(value):
-                    continue
-                start, stop = memory_span(value)
-                index = bisect_left(self._starts, stop) - 1  # the last span that begins before this one ends
-                if stop > start and index >= 0 and self._spans[index][1] > start:
-                    self.read.add(self._spans[index][2])
+                if isinstance(value, Tensor) and is_plain(value):
+                    span = memory_span(value)
+                    near = self._spans.get(span.storage, ())
+                    self.read.update(name for other, name in near if span.overlaps(other))
 
 
 class _Copy:
@@ -82,22 +79,28 @@ class _WatchOperators(TorchDispatchMode):
         self._memory = memory
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket.__name__ not in _SHAPE_ONLY:
+        if func.overloadpacket.__name__ not in _READS_NOTHING:
             self._memory.note(tree_leaves((args, kwargs)))
         return func(*args, **(kwargs or {}))
 
 
-class _WatchAddresses(TorchFunctionMode):
-    """Sees tensors that are handed to a kernel outside of torch (Triton, for one) by their address."""
+@contextmanager
+def _watch_addresses(memory: _TrueMemory) -> Iterator[None]:
+    """See parameters that are handed to a kernel outside of torch (Triton's, for one) by their address.
 
-    def __init__(self, memory: _TrueMemory) -> None:
-        super().__init__()
-        self._memory = memory
+    A TorchFunctionMode would tell as well, but torch's own modules take other paths where one is active: what
+    is watched would not be what is run.
+    """
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") == "data_ptr":
-            self._memory.note(args)
-        return func(*args, **(kwargs or {}))
+    def data_ptr(parameter: Tensor) -> int:
+        memory.note([parameter])
+        return Tensor.data_ptr(parameter)
+
+    nn.Parameter.data_ptr = data_ptr  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del nn.Parameter.data_ptr
 
 
 def find_obstacle(engine: Layerwise, closure: LossClosure, *, num_micro_batches: int = 1) -> str | None:
@@ -118,12 +121,12 @@ def find_obstacle(engine: Layerwise, closure: LossClosure, *, num_micro_batches:
             lent = [memory_span(parameter) for parameter in engine.open_parameters()]
             for leaf in tree_leaves(output):
                 if isinstance(leaf, Tensor) and is_plain(leaf):
-                    start, stop = memory_span(leaf)
-                    if any(start < lent_stop and lent_start < stop for lent_start, lent_stop in lent):
+                    span = memory_span(leaf)
+                    if any(span.overlaps(other) for other in lent):
                         returned.add(module_names[module])
 
     def watched() -> Tensor | float:
-        with _WatchOperators(memory), _WatchAddresses(memory):
+        with _watch_addresses(memory), _WatchOperators(memory):
             return closure()
 
     # in front of the engine's own hooks, which put the true data back
@@ -134,10 +137,10 @@ def find_obstacle(engine: Layerwise, closure: LossClosure, *, num_micro_batches:
         for handle in handles:
             handle.remove()
 
-    if memory.read:
-        return f"{_some(memory.read)} is read outside the module that owns it"
     if returned:
         return f"module {_some(returned)} returns its own weight"
+    if memory.read:
+        return f"{_some(memory.read)} is read outside the module that owns it"
     busiest, number = max(calls.items(), key=lambda item: item[1], default=(None, 0))
     if busiest is not None and number > MAX_CALLS * num_micro_batches:
         return f"module '{module_names[busiest]}' is called {number} times per evaluation"

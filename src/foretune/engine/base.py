@@ -76,7 +76,7 @@ class AbstractEngine(abc.ABC):
             UsageError: the closure returns no scalar, or a tensor less precise than float32.
         """
         assert self._interrupts is not None, "loss() outside of a session"
-        # autocast keeps casts of weights: neither may this evaluation use an earlier one's, nor the caller ours
+        # autocast keeps casts of weights: earlier ones must not serve this evaluation, nor ours the caller
         torch.clear_autocast_cache()
         try:
             with self._grad_mode():
@@ -110,12 +110,14 @@ def read_loss(loss: object) -> float:
     """
     if isinstance(loss, Tensor):
         if loss.numel() != 1:
-            raise UsageError(f"The closure must return a scalar loss, got a tensor of shape {tuple(loss.shape)}.")
+            raise UsageError(
+                f"The closure must return a scalar loss, got a tensor of shape {tuple(loss.shape)}."
+            )
         if loss.is_complex():
             raise UsageError(f"The closure must return a real loss, got a tensor of {loss.dtype}.")
         if loss.is_floating_point() and loss.element_size() < 4:
             raise UsageError(
-                f"The closure returned a {loss.dtype} loss: differences of {loss.dtype} losses are mostly rounding. "
+                f"The closure returned a {loss.dtype} loss: differences of such losses are mostly rounding. "
                 "Compute it in float32, for example from logits.float()."
             )
         return float(loss.item())

@@ -27,13 +27,13 @@ def choose_engine(
 ) -> AbstractEngine:
     """Return the engine for this model and closure.
 
-    ``auto`` takes layerwise unless the model is compiled or scripted, or one watched forward (the audit) finds
-    an obstacle; then in_place, and a warning says why.
+    ``auto`` takes layerwise unless the model is compiled or scripted, or one watched forward (the audit)
+    finds an obstacle; then in_place, and a warning says why.
 
     Args:
         name: ``auto``, or the engine to use whatever the rule says.
-        closure: Called once by the audit, unless `name` is ``in_place``. If it evaluates several micro-batches
-            it says so by an attribute ``num_micro_batches``.
+        closure: Called once by the audit, unless `name` is ``in_place``. If it evaluates several
+            micro-batches it says so by an attribute ``num_micro_batches``.
     Raises:
         IncompatibleError: ``layerwise`` was asked for and cannot serve.
     """
@@ -45,10 +45,14 @@ def choose_engine(
     else:
         engine = Layerwise(model, trainables)
         with engine.session():
-            obstacle = find_obstacle(engine, closure, num_micro_batches=getattr(closure, "num_micro_batches", 1))
+            obstacle = find_obstacle(
+                engine, closure, num_micro_batches=getattr(closure, "num_micro_batches", 1)
+            )
         if obstacle is None:
             return engine
     if name == "layerwise":
-        raise IncompatibleError(f"Engine 'layerwise' cannot serve this model: {obstacle}. Use 'auto' or 'in_place'.")
+        raise IncompatibleError(
+            f"Engine 'layerwise' cannot serve this model: {obstacle}. Use 'auto' or 'in_place'."
+        )
     logger.warning("Using the in_place engine (one more copy of the trainable tensors): %s.", obstacle)
     return InPlace(model, trainables)

@@ -13,7 +13,7 @@ from foretune.types import Trainable
 
 
 class InPlace(AbstractEngine):
-    """Writes ``clean + shift`` into the weights for the time of an evaluation, then copies the clean bits back.
+    """Writes ``clean + shift`` into the weights while a loss is evaluated, then copies the clean bits back.
 
     Memory: one copy of the trainable tensors. It works for weights that are read outside the module that owns
     them, compiled graphs, arbitrary closures, and evaluations that run a module many times.

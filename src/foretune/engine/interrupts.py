@@ -8,7 +8,7 @@ from types import FrameType, TracebackType
 from typing import Self
 
 
-class hold_interrupts:  # noqa: N801 (used like a function, as contextlib.suppress is)
+class hold_interrupts:
     """Deliver a SIGINT that arrives inside the block when the block is over, or when it is let through.
 
     Only the main thread receives signals; in any other thread this does nothing.

@@ -26,8 +26,8 @@ class _Frame(NamedTuple):
 class Layerwise(AbstractEngine):
     """Swaps a perturbed copy in just before a module runs and the true weight back after it.
 
-    Memory: the tensors of one module at a time (and of the modules it is nested in). An embedding perturbs only
-    the rows that are looked up. A tensor that is already open in an enclosing module is left as it is.
+    Memory: the tensors of one module at a time (and of the modules it is nested in). An embedding perturbs
+    only the rows that are looked up. A tensor that is already open in an enclosing module is left as it is.
     """
 
     name: ClassVar[str] = "layerwise"

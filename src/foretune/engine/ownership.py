@@ -6,20 +6,27 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from foretune.types import Trainable
 
 
-def has_forward(module: nn.Module) -> bool:
-    """Whether the module is ever called (ParameterList and the like only hold tensors)."""
-    return getattr(module.forward, "__func__", None) is not nn.Module.forward
+def is_called(module: nn.Module) -> bool:
+    """Whether the module ever runs: ParameterList and the like only hold tensors.
+
+    So does the output projection of nn.MultiheadAttention, which multiplies by its weight itself.
+    """
+    has_forward = getattr(module.forward, "__func__", None) is not nn.Module.forward
+    return has_forward and not isinstance(module, NonDynamicallyQuantizableLinear)
 
 
-def find_owners(model: nn.Module, trainables: Sequence[Trainable]) -> list[tuple[nn.Module, tuple[Trainable, ...]]]:
+def find_owners(
+    model: nn.Module, trainables: Sequence[Trainable]
+) -> list[tuple[nn.Module, tuple[Trainable, ...]]]:
     """Pair each module that directly owns trainable tensors with these tensors.
 
-    Tensors of a module that has no forward belong to its nearest ancestor that has one. A tied tensor is listed
-    under each of its owners.
+    Tensors of a module that never runs belong to its nearest ancestor that does. A tied tensor is listed under
+    each of its owners.
     """
     by_parameter = {id(trainable.parameter): trainable for trainable in trainables}
     owned: dict[nn.Module, dict[Trainable, None]] = {}
@@ -29,7 +36,7 @@ def find_owners(model: nn.Module, trainables: Sequence[Trainable]) -> list[tuple
         if module in seen:
             return
         seen.add(module)
-        owner = module if has_forward(module) else nearest
+        owner = module if is_called(module) else nearest
         for parameter in module.parameters(recurse=False):
             if id(parameter) in by_parameter:
                 owned.setdefault(owner, {})[by_parameter[id(parameter)]] = None

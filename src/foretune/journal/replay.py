@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
+
+import torch
+from torch import nn
 
 from foretune.errors import JournalError
 from foretune.journal.header import check_header
@@ -10,11 +16,13 @@ from foretune.journal.reader import Journal
 from foretune.journal.record import StepRecord
 from foretune.journal.weights import hash_weights
 
+logger = logging.getLogger(__name__)
+
 
 class Replayable(Protocol):
     """An optimizer at step 0 on the base model."""
 
-    model: Any
+    model: nn.Module
 
     def describe(self) -> dict[str, Any]:
         """Return what decides the bits of a run."""
@@ -28,25 +36,56 @@ class Replayable(Protocol):
 def replay(optimizer: Replayable, journal: Journal, *, num_steps: int | None = None) -> int:
     """Apply the first `num_steps` recorded updates (all of them by default) to the optimizer's model.
 
-    The result is bit-equal to the run's weights on the same kind of device, and for methods whose state goes
-    through matrix products also with the same number of threads (the header names it).
+    The result is bit-equal to the run's weights on the same kind of device; the run's number of threads, on
+    which sums in a matrix product may depend, is set for the time of the replay.
 
     Returns:
         The number of updates made.
     Raises:
         JournalError: the model is not the one the run began with (by the hash of its weights), the optimizer has
             other settings than the run, or the journal has fewer steps than asked for.
+        UsageError: the optimizer has made steps already.
     """
-    check_header(journal.header, optimizer.describe(), ignore=(*(set(journal.header) - set(optimizer.describe())), "engine"))
-    expected = journal.header.get("weights_hash")
-    if expected is not None and (found := hash_weights(optimizer.model.named_parameters())) != expected:
-        raise JournalError(
-            f"{journal.path} began with other weights: their hash is {expected[:12]}, this model's {found[:12]}. "
-            "Give the base model of the run, in the dtype of the run."
-        )
+    settings = optimizer.describe()
+    # a journal may hold more than the optimizer knows: what its writer noted about data and schedule
+    found = {name: value for name, value in journal.header.items() if name in settings}
+    check_header(found, settings, ignore=("engine", "num_threads"))
+    check_base_weights(journal, hash_weights(optimizer.model.named_parameters()))
     steps = journal.steps
     if num_steps is not None and num_steps > len(steps):
         raise JournalError(f"{journal.path} holds {len(steps)} steps, fewer than the {num_steps} asked for.")
-    for record in steps[:num_steps]:
-        optimizer.replay(record)
-    return len(steps[:num_steps])
+    steps = steps[:num_steps]
+    with threads_of(journal):
+        for record in steps:
+            optimizer.replay(record)
+    return len(steps)
+
+
+def check_base_weights(journal: Journal, weights_hash: str) -> None:
+    """Refuse a model that is not the one the run began with; a journal without a hash takes any.
+
+    Args:
+        weights_hash: `hash_weights` of the model's parameters.
+    Raises:
+        JournalError: both hashes, by their first digits.
+    """
+    expected = journal.header.get("weights_hash", weights_hash)
+    if weights_hash != expected:
+        raise JournalError(
+            f"{journal.path} began with other weights: their hash is {expected[:12]}, this model's is "
+            f"{weights_hash[:12]}. Give the base model of the run (no checkpoint of it), in the dtype of the run."
+        )
+
+
+@contextmanager
+def threads_of(journal: Journal) -> Iterator[None]:
+    """Give torch the number of threads of the run: sums over many threads round otherwise than over few."""
+    before = torch.get_num_threads()
+    wanted = journal.header.get("num_threads", before)
+    if wanted != before:
+        logger.warning("Using %d threads, as when the run began, instead of %d.", wanted, before)
+    torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,4 +1,5 @@
-"""Counter-based noise: z as a pure function of (key, stream, purpose, element), the same bits on every device.
+"""Counter-based noise: z as a pure function of (key, stream, purpose, element), the same bits on every
+device.
 
 The format is described in docs/noise.md. `VERSION` names it; a journal records it.
 """

@@ -1,7 +1,7 @@
 """Where a noise tensor lives: run key, parameter stream, purpose and law.
 
-Every element of every noise tensor is a pure function of these four and of its own index, so nothing has to be
-drawn in order and nothing has to be stored. All numbers in this file are part of the noise version.
+Every element of every noise tensor is a pure function of these four and of its own index, so nothing has to
+be drawn in order and nothing has to be stored. All numbers in this file are part of the noise version.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def mix(seed: int, epoch: int, query: int = 0) -> int:
 
         k = f(f(f(seed + γ) + (epoch + 1) γ) + (query + 1) γ)   modulo 2**64, f = the splitmix64 finaliser
 
-    f is a bijection and γ is odd, so with two arguments fixed, different values of the third never share a key.
+    f is a bijection and γ is odd, so with two arguments fixed, different values of the third never share a
+    key.
 
     Args:
         seed: The run's seed, any integer in [-2**63, 2**64); negative ones are taken modulo 2**64.
@@ -82,7 +83,8 @@ def mix(seed: int, epoch: int, query: int = 0) -> int:
         UsageError: an argument is out of range.
 
     References:
-        Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators", figure 17 (finaliser mix64variant13).
+        Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators", figure 17 (finaliser
+        mix64variant13).
     """
     seed, epoch, query = operator.index(seed), operator.index(epoch), operator.index(query)
     if not -(1 << 63) <= seed <= _MASK64:
@@ -96,7 +98,7 @@ def mix(seed: int, epoch: int, query: int = 0) -> int:
 
 
 def stream_id(name: str) -> int:
-    """Return the 32-bit stream of a parameter's canonical `name`: its BLAKE2s digest of 4 bytes, little-endian."""
+    """Return the 32-bit stream of a parameter's canonical `name`: its 4-byte BLAKE2s digest."""
     return int.from_bytes(hashlib.blake2s(name.encode("utf-8"), digest_size=4).digest(), "little")
 
 

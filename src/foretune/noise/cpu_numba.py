@@ -1,19 +1,20 @@
 """The noise on CPU tensors, compiled by Numba; the same bits as `reference`.
 
-A call is cut into pieces of `_PIECE` elements that a few threads take in turn, and a piece into tiles that stay in the
-first-level cache: load the tile as float32 (float64), add every term, round, store. Working on a copy of the tile is what
-lets the compiler vectorise a call whose `out` is its `base`.
+A call is cut into pieces of `_PIECE` elements that a few threads take in turn, and a piece into tiles that
+stay in the first-level cache: load the tile as float32 (float64), add every term, round, store. Working on a
+copy of the tile is what lets the compiler vectorise a call whose `out` is its `base`.
 
-Threads are Numba's, which with its OpenMP layer are PyTorch's own: a pool of another kind would have to share the cores
-with PyTorch's threads, which keep spinning for some milliseconds after each matrix product. Which thread computes an
-element has no influence on its value.
+Threads are Numba's, which with its OpenMP layer are PyTorch's own: a pool of another kind would have to
+share the cores with PyTorch's threads, which keep spinning for some milliseconds after each matrix product.
+Which thread computes an element has no influence on its value.
 
-Every sum and product of integers is wrapped in its type, for Numba widens them to 64 bits. `fastmath` stays off: a fused
-multiply-add would change bits.
+Every sum and product of integers is wrapped in its type, for Numba widens them to 64 bits. `fastmath` stays
+off: a fused multiply-add would change bits.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -21,8 +22,9 @@ from collections.abc import Callable, Sequence
 import numba
 import numpy as np
 import torch
-from numba import njit, prange, types
-from numba.extending import overload
+from numba import carray, cfunc, njit, prange, types
+from numba.core.ccallback import CFunc
+from numba.extending import intrinsic, overload
 from torch import Tensor
 
 from foretune.noise.address import Law, Noise
@@ -34,24 +36,21 @@ _TILE = 1 << 10
 _NUM_WORDS = 4 * (_TILE // 8 + 1)  # a tile may begin and end within a counter
 _NUM_VALUES = 128 * (_TILE // 128 + 1)  # the Rademacher law expands whole counters
 
-# Global arrays are constants to the compiler: it knows that no store changes them, and vectorises the look-up.
+# Global arrays are constants to the compiler: no store can change them, so it vectorises the look-up.
 _TABLE = quantile_table().numpy()
-_SIGNS = np.unpackbits(
-    np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"
-).ravel() * np.float32(2) - np.float32(1)
+_BITS_OF_OCTETS = np.unpackbits(np.arange(256, dtype=np.uint8), bitorder="little")
+_SIGNS = np.where(_BITS_OF_OCTETS == 1, np.float32(1), np.float32(-1))
 _INDEX_MASK = np.uint32(TABLE_SIZE - 1)
 _RADEMACHER = np.uint32(Law.RADEMACHER)
 _U32, _U64 = np.uint32, np.uint64
 _F32_INFINITY = np.uint32(0x7F800000)
-_NO_ROWS = np.empty(0, dtype=np.int64)
-_jit = njit(nogil=True, cache=True)
-_jit_parallel = njit(nogil=True, cache=True, parallel=True)
+_jit = njit(nogil=True)  # compiled into the kernels, which are cached as a whole
 
 
 def fill(out: Tensor, noise: Noise) -> None:
     """Write z into the flat contiguous tensor `out`, rounded to nearest."""
-    array = _array(out)
-    _run(_fill, _fill_parallel, (array, _words_of([noise]), out.dtype == torch.float16), out.numel())
+    layout = Layout(1, out.numel(), 0, 0, out.numel(), None)
+    _run("fill", out, layout, [out.data_ptr()], [], [noise], None)
 
 
 def add(
@@ -63,20 +62,11 @@ def add(
     terms: Sequence[tuple[float, Noise]],
     rounding: Noise | None,
 ) -> None:
-    """See `foretune.noise.add`; flat contiguous tensors, coefficients already rounded and none of them zero."""
-    compute = np.float64 if out.dtype == torch.float64 else np.float32
-    coefficients = [scale, 0.0 if dense is None else dense[0], *(c for c, _ in terms)]
-    arguments = (
-        _array(out),
-        _array(base),
-        np.empty(0, compute) if dense is None else _array(dense[1]),
-        np.array(coefficients, compute),
-        _words_of([noise for _, noise in terms] if rounding is None else [*(n for _, n in terms), rounding]),
-        len(terms),
-        *_geometry(layout),
-        out.dtype == torch.float16,
-    )
-    _run(_add, _add_parallel, arguments, layout.num_selected * layout.row_length)
+    """See `foretune.noise.add`; flat contiguous tensors, coefficients rounded already and none of them 0."""
+    coefficient, summand = (0.0, 0) if dense is None else (dense[0], dense[1].data_ptr())
+    coefficients = [scale, coefficient, *(c for c, _ in terms)]
+    noises = [noise for _, noise in terms]
+    _run("add", out, layout, [out.data_ptr(), base.data_ptr(), summand], coefficients, noises, rounding)
 
 
 def add_low_rank(
@@ -89,38 +79,71 @@ def add_low_rank(
     rounding: Noise | None,
 ) -> None:
     """See `foretune.noise.add_low_rank`; flat contiguous `out` and `base`, left (m, r), right (n, r)."""
-    arguments = (
-        _array(out),
-        _array(base),
-        _array(left.contiguous()),
-        _array(right.t().contiguous()),
-        scale,
-        _words_of([] if rounding is None else [rounding]),
-        *_geometry(layout),
-        out.dtype == torch.float16,
-    )
-    _run(_add_low_rank, _add_low_rank_parallel, arguments, layout.num_selected * layout.row_length)
+    left, right = left.contiguous(), right.t().contiguous()
+    pointers = [out.data_ptr(), base.data_ptr(), left.data_ptr(), right.data_ptr(), left.shape[1]]
+    _run("add_low_rank", out, layout, pointers, [scale], [], rounding)
 
 
-# --- driving the kernels ---------------------------------------------------------------------------------------------
+# Driving the kernels.
+#
+# A kernel is a C function of the addresses of its integers and floats, of start and of stop: it writes
+# elements start to stop - 1 of those selected. All kernels share that signature, so one compiled parallel
+# loop drives them all; a loop around each kernel would compile every kernel twice. The integers are
+# `_HEADER` of them, one row for each noise address, and what the kernel itself asks for.
 
+_HEADER = 10
+_WORDS_PER_ADDRESS = 5
+_SIGNATURE = types.void(types.int64, types.int64, types.int64, types.int64)
+_STORAGE = {
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+    torch.float16: np.uint16,  # Numba has no half types: kernels convert the bits
+    torch.bfloat16: np.uint16,
+}
 _pool_lock = threading.Lock()  # Numba's fallback pool must not be entered by two threads at a time
 _forked = False
 
 
 def _run(
-    serial: Callable[..., None], parallel: Callable[..., None], arguments: tuple, num_elements: int
+    name: str,
+    out: Tensor,
+    layout: Layout,
+    specific: list[int],
+    floats: list[float],
+    noises: Sequence[Noise],
+    rounding: Noise | None,
 ) -> None:
-    """Call a kernel over elements [0, num_elements), on PyTorch's number of threads if that is worth it."""
+    """Run a kernel over every selected element, on PyTorch's number of threads if that is worth it."""
+    rows = layout.rows if layout.rows is None else layout.rows.contiguous()
+    addresses = noises if rounding is None else [*noises, rounding]
+    integers = [
+        layout.num_rows,
+        layout.row_length,
+        layout.row_start,
+        layout.col_start,
+        layout.full_width,
+        0 if rows is None else rows.data_ptr(),
+        out.dtype == torch.float16,
+        len(noises),
+        rounding is not None,
+        _HEADER + _WORDS_PER_ADDRESS * len(addresses),
+    ]
+    for noise in addresses:
+        integers += (noise.key & 0xFFFFFFFF, noise.key >> 32, noise.stream, noise.purpose, noise.law)
+    integers = np.array(integers + specific, np.int64)
+    floats = np.array(floats, np.float64)
+    num_elements = layout.num_selected * layout.row_length
     num_threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
-    if num_elements <= _PIECE or num_threads == 1 or _forked:
-        serial(*arguments, 0, num_elements)
+    kernel = _kernel(name, _STORAGE[out.dtype])
+    pointers = integers.ctypes.data, floats.ctypes.data
+    if num_elements <= 2 * _PIECE or num_threads == 1 or _forked:
+        kernel.ctypes(*pointers, 0, num_elements)
         return
     with _pool_lock:
         before = numba.get_num_threads()
         numba.set_num_threads(num_threads)
         try:
-            parallel(*arguments, num_elements)
+            _drive(kernel, *pointers, num_elements)
         finally:
             numba.set_num_threads(before)
 
@@ -134,24 +157,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_note_fork)
 
 
-def _array(tensor: Tensor) -> np.ndarray:
-    """Return the tensor's memory as an array; half types as uint16, for NumPy and Numba lack them."""
-    tensor = tensor.detach()
-    return (tensor.view(torch.uint16) if tensor.element_size() == 2 else tensor).numpy()
-
-
-def _words_of(noises: Sequence[Noise]) -> np.ndarray:
-    """Return one row of 32-bit words an address: key low, key high, stream, purpose, law."""
-    words = [(n.key & 0xFFFFFFFF, n.key >> 32, n.stream, n.purpose, n.law) for n in noises]
-    return np.array(words, dtype=np.uint32).reshape(-1, 5)
-
-
-def _geometry(layout: Layout) -> tuple[np.ndarray, int, int, int, int]:
-    rows = _NO_ROWS if layout.rows is None else layout.rows.contiguous().numpy()
-    return rows, layout.row_length, layout.row_start, layout.col_start, layout.full_width
-
-
-# --- kernels ---------------------------------------------------------------------------------------------------------
+# The kernels.
 
 
 @_jit
@@ -243,7 +249,7 @@ def _store(out, acc, n, lanes, is_float16):
 
 @overload(_store)
 def _store_for(out, acc, n, lanes, is_float16):
-    """Store a tile; half types by adding the lanes to what is cut off, see `reference.round_stochastically`."""
+    """Store a tile; half types by adding the lanes to what is cut off: `reference.round_stochastically`."""
     if isinstance(out.dtype, types.Float):
 
         def store(out, acc, n, lanes, is_float16):
@@ -283,7 +289,7 @@ def _store_nearest(out, z, n, is_float16):
 
 @overload(_store_nearest)
 def _store_nearest_for(out, z, n, is_float16):
-    """Store a tile of z rounded to nearest, ties to even; every |z| is a normal number of either half type."""
+    """Store a tile of z rounded to nearest, ties to even; every |z| is normal in both half types."""
     if isinstance(out.dtype, types.Float):
 
         def store(out, z, n, is_float16):
@@ -305,148 +311,150 @@ def _store_nearest_for(out, z, n, is_float16):
     return store
 
 
+@intrinsic
+def _pointer(typing_context, address, dtype):
+    """Turn an integer address into a pointer to `dtype`."""
+
+    def build(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(dtype.dtype)(types.int64, dtype), build
+
+
 @_jit
-def _fill(out, addresses, is_float16, start, stop):
+def _address(integers, index):
+    """Return address `index`: key low, key high, stream, purpose, law."""
+    i = _HEADER + _WORDS_PER_ADDRESS * index
+    key = _U32(integers[i]), _U32(integers[i + 1])
+    return (*key, _U32(integers[i + 2]), _U32(integers[i + 3]), _U32(integers[i + 4]))
+
+
+@_jit
+def _place(integers, position, stop):
+    """Return the row, column, memory offset and element of a position, and the length of its tile."""
+    num_rows, row_length = integers[0], integers[1]
+    row_start, col_start, full_width = integers[2], integers[3], integers[4]
+    row, column = position // row_length, position % row_length
+    if integers[5]:
+        row = carray(_pointer(integers[5], np.int64), (num_rows,))[row]
+    n = min(_TILE, row_length - column, stop - position)
+    element = (row_start + row) * full_width + col_start + column
+    return row, column, row * row_length + column, element, n
+
+
+@functools.cache
+def _kernel(name: str, storage: type[np.generic]) -> CFunc:
+    """Compile a kernel for tensors stored as `storage`, or load it from Numba's cache."""
+    compute = np.float64 if storage is np.float64 else np.float32
+    return cfunc(_SIGNATURE, cache=True)(_ENTRIES[name](storage, compute))
+
+
+# Entries close over types alone: Numba's cache knows a closure by its cells, and a kernel among them would
+# never match.
+
+
+def _fill_entry(storage: type[np.generic], compute: type[np.generic]) -> Callable[..., None]:
+    def fill(integers, floats, start, stop):
+        _fill(_pointer(integers, np.int64), start, stop, storage)
+
+    return fill
+
+
+def _add_entry(storage: type[np.generic], compute: type[np.generic]) -> Callable[..., None]:
+    def add(integers, floats, start, stop):
+        _add(_pointer(integers, np.int64), _pointer(floats, np.float64), start, stop, storage, compute)
+
+    return add
+
+
+def _add_low_rank_entry(storage: type[np.generic], compute: type[np.generic]) -> Callable[..., None]:
+    def add_low_rank(integers, floats, start, stop):
+        _add_low_rank(
+            _pointer(integers, np.int64), _pointer(floats, np.float64), start, stop, storage, compute
+        )
+
+    return add_low_rank
+
+
+_ENTRIES = {"fill": _fill_entry, "add": _add_entry, "add_low_rank": _add_low_rank_entry}
+
+
+@njit(nogil=True, cache=True, parallel=True)
+def _drive(kernel, integers, floats, num_elements):
+    """Cut [0, num_elements) into pieces and share them among the threads."""
+    for piece in prange((num_elements + _PIECE - 1) // _PIECE):
+        start = piece * _PIECE
+        stop = min(start + _PIECE, num_elements)
+        kernel(integers, floats, start, stop)
+
+
+@_jit
+def _fill(integers, start, stop, storage):
+    """Asks for: pointer of out."""
+    out = carray(_pointer(integers[integers[9]], storage), (integers[1],))
+    is_float16, address = integers[6] != 0, _address(integers, 0)
     words = np.empty(_NUM_WORDS, np.uint32)
     z = np.empty(_NUM_VALUES, np.float32)
     for element in range(start, stop, _TILE):
         n = min(_TILE, stop - element)
-        skip = _values(z, words, element, n, addresses[0])
+        skip = _values(z, words, element, n, address)
         _store_nearest(out[element : element + n], z[skip:], n, is_float16)
 
 
-@_jit_parallel
-def _fill_parallel(
-    out,
-    addresses,
-    is_float16,
-    num_elements,
-):
-    for piece in prange((num_elements + _PIECE - 1) // _PIECE):
-        start = piece * _PIECE
-        stop = min(start + _PIECE, num_elements)
-        _fill(out, addresses, is_float16, start, stop)
-
-
 @_jit
-def _add(
-    out,
-    base,
-    dense,
-    coefficients,
-    addresses,
-    num_terms,
-    rows,
-    row_length,
-    row_start,
-    col_start,
-    full_width,
-    is_float16,
-    start,
-    stop,
-):
-    """Elements start .. stop - 1 of those selected; `coefficients` are scale, dense's, then one a term."""
+def _add(integers, floats, start, stop, storage, compute):
+    """Asks for: pointers of out, base and dense (or 0); floats are scale, dense's coefficient, one a term."""
+    is_float16, num_terms, rounds = integers[6] != 0, integers[7], integers[8] != 0
+    size, specific = integers[0] * integers[1], integers[9]
+    out = carray(_pointer(integers[specific], storage), (size,))
+    base = carray(_pointer(integers[specific + 1], storage), (size,))
+    dense = carray(_pointer(integers[specific + 2], compute), (size,))
+    scale, dense_coefficient = compute(floats[0]), compute(floats[1])
     words = np.empty(_NUM_WORDS, np.uint32)
     lanes = words.view(np.uint16)
     z = np.empty(_NUM_VALUES, np.float32)
-    acc = np.empty(_TILE, coefficients.dtype)
-    scale, dense_coefficient = coefficients[0], coefficients[1]
+    acc = np.empty(_TILE, compute)
     position = start
     while position < stop:
-        row, column = position // row_length, position % row_length
-        if rows.size:
-            row = rows[row]
-        n = min(_TILE, row_length - column, stop - position)
-        offset = row * row_length + column
-        element = (row_start + row) * full_width + col_start + column
+        _, _, offset, element, n = _place(integers, position, stop)
         _load(acc, base[offset : offset + n], n, is_float16)
         if scale != 1:
             for i in range(n):
                 acc[i] = acc[i] * scale
-        if dense.size:
+        if dense_coefficient != 0:
             summand = dense[offset : offset + n]
             for i in range(n):
                 acc[i] = acc[i] + dense_coefficient * summand[i]
         for term in range(num_terms):
-            skip = _values(z, words, element, n, addresses[term])
-            coefficient, summand = coefficients[2 + term], z[skip : skip + n]
+            skip = _values(z, words, element, n, _address(integers, term))
+            coefficient, values = compute(floats[2 + term]), z[skip : skip + n]
             for i in range(n):
-                acc[i] = acc[i] + coefficient * summand[i]
-        skip = 0
-        if num_terms < len(addresses):
-            skip = _lanes(words, element, n, addresses[num_terms])
+                acc[i] = acc[i] + coefficient * values[i]
+        skip = _lanes(words, element, n, _address(integers, num_terms)) if rounds else 0
         _store(out[offset : offset + n], acc, n, lanes[skip:], is_float16)
         position += n
 
 
-@_jit_parallel
-def _add_parallel(
-    out,
-    base,
-    dense,
-    coefficients,
-    addresses,
-    num_terms,
-    rows,
-    row_length,
-    row_start,
-    col_start,
-    full_width,
-    is_float16,
-    num_elements,
-):
-    for piece in prange((num_elements + _PIECE - 1) // _PIECE):
-        start = piece * _PIECE
-        stop = min(start + _PIECE, num_elements)
-        _add(
-            out,
-            base,
-            dense,
-            coefficients,
-            addresses,
-            num_terms,
-            rows,
-            row_length,
-            row_start,
-            col_start,
-            full_width,
-            is_float16,
-            start,
-            stop,
-        )
-
-
 @_jit
-def _add_low_rank(
-    out,
-    base,
-    left,
-    right,
-    scale,
-    addresses,
-    rows,
-    row_length,
-    row_start,
-    col_start,
-    full_width,
-    is_float16,
-    start,
-    stop,
-):
-    """As `_add`, for factors `left` (m, r) and `right` (r, n); four ranks share a pass over the tile."""
+def _add_low_rank(integers, floats, start, stop, storage, compute):
+    """Asks for: pointers of out, base, left (m, r), right (r, n), and r; floats are scale.
+
+    Four ranks share a pass over the tile.
+    """
+    is_float16, rounds = integers[6] != 0, integers[8] != 0
+    num_rows, row_length, specific = integers[0], integers[1], integers[9]
+    rank = integers[specific + 4]
+    out = carray(_pointer(integers[specific], storage), (num_rows * row_length,))
+    base = carray(_pointer(integers[specific + 1], storage), (num_rows * row_length,))
+    left = carray(_pointer(integers[specific + 2], compute), (num_rows, rank))
+    right = carray(_pointer(integers[specific + 3], compute), (rank, row_length))
+    scale = compute(floats[0])
     words = np.empty(_NUM_WORDS, np.uint32)
     lanes = words.view(np.uint16)
-    acc = np.empty(_TILE, left.dtype)
-    scale = acc.dtype.type(scale)
-    rank = left.shape[1]
+    acc = np.empty(_TILE, compute)
     position = start
     while position < stop:
-        row, column = position // row_length, position % row_length
-        if rows.size:
-            row = rows[row]
-        n = min(_TILE, row_length - column, stop - position)
-        offset = row * row_length + column
-        element = (row_start + row) * full_width + col_start + column
+        row, column, offset, element, n = _place(integers, position, stop)
         _load(acc, base[offset : offset + n], n, is_float16)
         if scale != 1:
             for i in range(n):
@@ -461,45 +469,6 @@ def _add_low_rank(
             factor, summand = left[row, j], right[j, column : column + n]
             for i in range(n):
                 acc[i] = acc[i] + factor * summand[i]
-        skip = 0
-        if len(addresses):
-            skip = _lanes(words, element, n, addresses[0])
+        skip = _lanes(words, element, n, _address(integers, 0)) if rounds else 0
         _store(out[offset : offset + n], acc, n, lanes[skip:], is_float16)
         position += n
-
-
-@_jit_parallel
-def _add_low_rank_parallel(
-    out,
-    base,
-    left,
-    right,
-    scale,
-    addresses,
-    rows,
-    row_length,
-    row_start,
-    col_start,
-    full_width,
-    is_float16,
-    num_elements,
-):
-    for piece in prange((num_elements + _PIECE - 1) // _PIECE):
-        start = piece * _PIECE
-        stop = min(start + _PIECE, num_elements)
-        _add_low_rank(
-            out,
-            base,
-            left,
-            right,
-            scale,
-            addresses,
-            rows,
-            row_length,
-            row_start,
-            col_start,
-            full_width,
-            is_float16,
-            start,
-            stop,
-        )

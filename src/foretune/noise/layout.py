@@ -26,7 +26,8 @@ class Window(NamedTuple):
 class Layout:
     """A contiguous tensor seen as rows, and the index in the whole parameter of each element.
 
-    Element (i, c) of the local tensor is element ``(row_start + i) * full_width + col_start + c`` of the parameter.
+    Element (i, c) of the local tensor is element ``(row_start + i) * full_width + col_start + c`` of the
+    parameter.
 
     Attributes:
         num_rows: Rows of the local tensor.

@@ -1,6 +1,7 @@
 """The noise as the rest of the package uses it: argument checks, and the choice of a backend.
 
-Backends give the same bits, so the choice is about speed alone: Numba for CPU tensors, the PyTorch reference elsewhere.
+Backends give the same bits, so the choice is about speed alone: Numba for CPU tensors, the PyTorch reference
+elsewhere.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def fill(out: Tensor, noise: Noise) -> Tensor:
 
 
 def lanes(shape: int | Sequence[int], noise: Noise, device: torch.device | str = "cpu") -> Tensor:
-    """Return raw 16-bit lanes, int32 in [0, 65536), of `shape`, element e of the noise at element e in row-major order."""
+    """Return raw 16-bit lanes in [0, 65536), int32 of `shape`, elements in row-major order."""
     out = torch.empty(shape, dtype=torch.int32, device=device)
     if out.numel():
         out.view(-1).copy_(
@@ -83,20 +84,23 @@ def add(
 
         out = scale · base + coef · dense + Σᵢ cᵢ zᵢ
 
-    in that order, every product rounded and then added (no fused multiply-add), in float64 for float64 tensors and in
-    float32 for all others. Coefficients are rounded once to that dtype; a term whose coefficient is then 0 is skipped,
-    and so is a `scale` of 1: a learning rate of 0 changes no bit. Half types are rounded stochastically at the end;
-    a representable value never changes.
+    in that order, every product rounded and then added (no fused multiply-add), in float64 for float64
+    tensors and in float32 for all others. Coefficients are rounded once to that dtype; a term whose
+    coefficient is then 0 is skipped, and so is a `scale` of 1: a learning rate of 0 changes no bit. Half
+    types are rounded stochastically at the end; a representable value never changes.
 
     Args:
-        out: Tensor to write: float16, bfloat16, float32 or float64. May be `base`, but not overlap it otherwise.
+        out: Tensor to write: float16, bfloat16, float32 or float64. May be `base`, but not overlap it
+            otherwise.
         base: Tensor of the same shape, dtype and device.
         scale: Factor of `base`.
         noise: Pairs of coefficient cᵢ and address of zᵢ.
         dense: A coefficient and a tensor of `out`'s shape in float32 (float64 for float64 tensors).
         rounding: Address of the rounding bits; required for half types, without effect on others.
-        rows: Distinct indexes along the first dimension, int64 (R,), on `out`'s device: only these rows are written.
-        window: `out` and `base` are this 2-D block of a larger matrix; elements are numbered as in that matrix.
+        rows: Distinct indexes along the first dimension, int64 (R,), on `out`'s device: only these rows are
+            written.
+        window: `out` and `base` are this 2-D block of a larger matrix; elements are numbered as in that
+            matrix.
 
     Raises:
         UsageError: a dtype, shape, device or row is wrong, or `rounding` is missing.
@@ -137,7 +141,8 @@ def add_low_rank(
     j in ascending order, every product rounded and then added; dtypes and rounding as in `add`.
 
     Args:
-        out: Tensor of m · n elements in row-major order (a convolution's weight may keep its own shape); may be `base`.
+        out: Tensor of m · n elements in row-major order (a convolution's weight may keep its own shape); may
+            be `base`.
         base: Tensor of the same shape, dtype and device.
         left: (m, r), float32 (float64 for float64 tensors).
         right: (n, r), same dtype.
@@ -152,12 +157,13 @@ def add_low_rank(
     compute = torch.float64 if out.dtype == torch.float64 else torch.float32
     if left.dim() != 2 or right.dim() != 2 or left.shape[1] != right.shape[1]:
         raise UsageError(
-            f"left and right must be matrices (m, r) and (n, r) of one rank; found {tuple(left.shape)} and {tuple(right.shape)}."
+            "left and right must be matrices (m, r) and (n, r) of one rank; "
+            f"found {tuple(left.shape)} and {tuple(right.shape)}."
         )
     num_rows, row_length = left.shape[0], right.shape[0]
     if num_rows * row_length != out.numel():
         raise UsageError(
-            f"left {tuple(left.shape)} and right {tuple(right.shape)} make {num_rows} x {row_length} elements; "
+            f"left {tuple(left.shape)} and right {tuple(right.shape)} make {num_rows} x {row_length}; "
             f"out has shape {tuple(out.shape)}."
         )
     for name, factor in (("left", left), ("right", right)):

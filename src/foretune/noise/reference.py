@@ -1,4 +1,5 @@
-"""The noise in plain PyTorch, on any device: the specification the fast backends are compared with, bit for bit.
+"""The noise in plain PyTorch, on any device: the specification the fast backends are compared with, bit for
+bit.
 
 Shape letters: S segments (rows that are written), L elements of a segment, C counters of a segment.
 """
@@ -53,7 +54,7 @@ def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> tuple[Tensor, Ten
 
 
 def lanes(starts: Tensor, length: int, noise: Noise) -> Tensor:
-    """Return the 16-bit lanes of elements ``starts[s] + 0 .. length - 1``, int64 (S, L); starts is int64 (S,)."""
+    """Return the lanes of elements ``starts[s] + 0 .. length - 1``, int64 (S, L); starts is int64 (S,)."""
     words = _words(starts, length, LANES_PER_COUNTER, noise)
     halves = torch.stack([words & 0xFFFF, words >> 16], dim=-1).flatten(1)
     return _take(halves, starts % LANES_PER_COUNTER, length)
@@ -70,6 +71,7 @@ def values(starts: Tensor, length: int, noise: Noise) -> Tensor:
     return torch.where(lane >= _SIGN_BIT, -magnitude, magnitude)
 
 
+@torch.no_grad()
 def fill(out: Tensor, noise: Noise) -> None:
     """Write z into the flat tensor `out`, rounded to nearest."""
     for start in range(0, out.numel(), _CHUNK):
@@ -77,6 +79,7 @@ def fill(out: Tensor, noise: Noise) -> None:
         part.copy_(values(torch.tensor([start], device=out.device), part.numel(), noise)[0])
 
 
+@torch.no_grad()
 def add(
     out: Tensor,
     base: Tensor,
@@ -86,7 +89,7 @@ def add(
     terms: Sequence[tuple[float, Noise]],
     rounding: Noise | None,
 ) -> None:
-    """See `foretune.noise.add`; flat contiguous tensors, coefficients already rounded and none of them zero."""
+    """See `foretune.noise.add`; flat contiguous tensors, coefficients rounded already and none of them 0."""
     out, base = (tensor.view(layout.num_rows, layout.row_length) for tensor in (out, base))
     for rows, columns, starts in _blocks(layout, out.device):
         acc = _scaled(base[rows, columns], scale)
@@ -97,6 +100,7 @@ def add(
         out[rows, columns] = _rounded(acc, out.dtype, starts, rounding)
 
 
+@torch.no_grad()
 def add_low_rank(
     out: Tensor,
     base: Tensor,
@@ -116,10 +120,12 @@ def add_low_rank(
 
 
 def round_stochastically(x: Tensor, lane: Tensor, dtype: torch.dtype) -> Tensor:
-    """Round float32 `x` to float16 or bfloat16: up in magnitude with the probability of the part that is cut off.
+    """Round float32 `x` to float16 or bfloat16: up in magnitude with the probability of the part that is cut
+    off.
 
-    `lane` holds 16 random bits an element (int64). bfloat16 and normal float16 are exactly unbiased; below 2**-14
-    a float16 is cut off beyond 2**-40. A representable value stays; inf stays; every nan becomes the quiet one.
+    `lane` holds 16 random bits an element (int64). bfloat16 and normal float16 are exactly unbiased; below
+    2**-14 a float16 is cut off beyond 2**-40. A representable value stays; inf stays; every nan becomes the
+    quiet one.
     """
     bits = x.view(torch.int32).to(torch.int64) & _MASK32
     sign, magnitude = (bits >> 16) & 0x8000, bits & 0x7FFFFFFF
@@ -156,7 +162,7 @@ def _take(values: Tensor, skip: Tensor, length: int) -> Tensor:
 
 
 def _blocks(layout: Layout, device: torch.device) -> Iterator[tuple[Tensor, slice, Tensor]]:
-    """Yield local rows (S,), columns and the parameter's element index (S,) at which each row's columns start."""
+    """Yield local rows (S,), columns, and the element (S,) at which each row's columns start."""
     rows = torch.arange(layout.num_rows, device=device) if layout.rows is None else layout.rows
     for some_rows in rows.split(max(1, _CHUNK // layout.row_length)):
         for column in range(0, layout.row_length, _CHUNK):

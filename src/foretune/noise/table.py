@@ -1,8 +1,8 @@
 """The quantile table that turns 13 random bits into the magnitude of a standard normal.
 
-Entry i is the mid-quantile Φ⁻¹(1/2 + (i + 1/2) / 16384) of |z|, scaled so that the mean square of the table is 1:
-kurtosis 2.997, largest magnitude 4.01. A look-up is integer work: every device returns the same float32 bits, which
-logarithms and cosines would not. At 32 KB the table stays in a first-level cache.
+Entry i is the mid-quantile Φ⁻¹(1/2 + (i + 1/2) / 16384) of |z|, scaled so that the mean square of the table
+is 1: kurtosis 2.997, largest magnitude 4.01. A look-up is integer work: every device returns the same
+float32 bits, which logarithms and cosines would not. At 32 KB the table stays in a first-level cache.
 """
 
 from __future__ import annotations

@@ -103,7 +103,11 @@ class LowRank(AbstractSpace):
         noise.add_low_rank(out, base, left, right, scale=scale, rounding=rounding, rows=rows)
 
     def transport(self, trainable: Trainable, vector: Tensor, *, seed: int, old_epoch: int, new_epoch: int) -> Tensor:
-        """Return ``N V_old^T V_new / n``, the cheap least-squares projection of ``N V_old^T`` (LOZO-M)."""
+        """Return ``N V_old^T V_new / n``, the cheap least-squares projection of ``N V_old^T`` (LOZO-M).
+
+        What it carries over is r / n of the old lift on average: nearly a reset for r much smaller than n, but
+        more than there was for r > n.
+        """
         if trainable.matrix_shape is None or old_epoch == new_epoch:
             return vector
         old = self.basis(trainable, seed=seed, epoch=old_epoch)

@@ -2,73 +2,122 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+import os
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from transformers import TrainingArguments
-from transformers.trainer_utils import SchedulerType
+from transformers.trainer_utils import HubStrategy, SchedulerType
 
 from foretune.engine import ENGINES
 from foretune.engine.choice import EngineName
 from foretune.errors import UsageError, near_misses
 from foretune.methods import AbstractMethod, make_method
 
-_FEEDBACK_SCHEDULERS = ("reduce_lr_on_plateau", "greedy")
+_FEEDBACK_SCHEDULERS = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
+
+# Settings of transformers that must keep their default, and why.
+_FIXED = {
+    "max_grad_norm": "there is no gradient to clip",
+    "logging_nan_inf_filter": "it would hide non-finite losses",
+    "fp16": "it scales gradients, of which there are none; load the model in float16 instead",
+    "weight_decay": "the method decays the weights; give it in method_options",
+    "optim": "the method is the optimizer; give its name as method",
+    "gradient_checkpointing": "there is no backward pass to save memory for",
+    "activation_checkpointing": "there is no backward pass to save memory for",
+    "neftune_noise_alpha": "losses are measured in eval mode, in which it is off",
+    "torch_compile": "it would compile after the engine is chosen; compile the model yourself",
+    "auto_find_batch_size": "another batch size is another run",
+    "deepspeed": "distributed runs are not supported yet",
+    "fsdp": "distributed runs are not supported yet",
+    "eval_on_start": "no journal exists before the first step; call evaluate() before train()",
+    "ignore_data_skip": "a resumed run would see other rows",
+    "restore_callback_states_from_checkpoint": "a resumed run would stop at another step",
+}
 
 
 @dataclass
 class ZOTrainingArguments(TrainingArguments):
     """Arguments of a zeroth-order run; everything else is as in transformers.
 
-    What differs: `learning_rate` defaults to the method's, the schedule is constant, gradients are neither
-    clipped nor filtered (there are none), one device is used.
+    What differs: `learning_rate` defaults to the method's, the schedule is constant, the order of the rows
+    follows from `seed` (or `data_seed`) alone, callbacks that hold state are restored on resume, one device is
+    used.
 
     Args:
         method: Name of the method; see `foretune methods`.
-        method_options: Settings of the method (zo_eps, num_directions, rank, ...), except its lr.
+        method_options: Settings of the method (zo_eps, num_directions, rank, ...), except its lr; a JSON string
+            on a command line.
         engine: How perturbed losses are evaluated: auto, layerwise or in_place.
     Raises:
         UsageError: an unknown method, option or engine; a value out of range; a setting of transformers that
-            has no meaning or no exact resume here.
+            has no effect or no exact resume here.
     """
 
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "method_options"]
+
     method: str = field(default="mezo", metadata={"help": "Zeroth-order method."})
-    method_options: dict[str, Any] = field(default_factory=dict, metadata={"help": "Settings of the method."})
+    method_options: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Settings of the method, as JSON on a command line."}
+    )
     engine: EngineName = field(default="auto", metadata={"help": "auto, layerwise or in_place."})
     learning_rate: float | None = field(default=None, metadata={"help": "Learning rate; default: the method's."})
     lr_scheduler_type: SchedulerType | str = field(default="constant", metadata={"help": "Schedule of the lr."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "Must stay 0: there is no gradient to clip."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must stay off: it hides bad losses."})
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "Must stay on: early stopping goes on where it stood."}
+    )
 
     def __post_init__(self) -> None:
-        if "lr" in self.method_options:
-            raise UsageError("Give the learning rate as learning_rate, not in method_options.")
-        options = dict(self.method_options)
-        if self.learning_rate is not None:
-            options["lr"] = self.learning_rate
-        self._zo_method = make_method(self.method, options)
-        if not self._zo_method.lr >= 0:
-            raise UsageError(f"lr must be 0 or more, got {self._zo_method.lr}.")
-        self.learning_rate = self._zo_method.lr
+        self._refuse_fixed()
+        self._refuse_processes(int(os.environ.get("WORLD_SIZE", "1")))  # before transformers waits for the others
+        super().__post_init__()
+        self._refuse_processes(self.world_size)
+        self._n_gpu = min(self.n_gpu, 1)  # transformers would wrap the model in DataParallel
         if self.engine not in ENGINES:
             raise UsageError(f"Unknown engine {self.engine!r}.{near_misses(self.engine, ENGINES)}")
-        if self.max_grad_norm:
-            raise UsageError(f"max_grad_norm would have no effect (got {self.max_grad_norm}): set it to 0.")
-        if self.logging_nan_inf_filter:
-            raise UsageError("logging_nan_inf_filter=True would hide non-finite losses: leave it False.")
-        if self.fp16:
-            raise UsageError("fp16=True scales gradients, of which there are none: load the model in float16 instead.")
-        if str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)) in _FEEDBACK_SCHEDULERS:
+        if self.lr_scheduler_type in _FEEDBACK_SCHEDULERS:
             raise UsageError(
-                f"lr_scheduler_type {self.lr_scheduler_type!r} depends on evaluations and cannot be resumed exactly; "
-                "use constant, linear, cosine or constant_with_warmup."
+                f"lr_scheduler_type {self.lr_scheduler_type.value!r} depends on evaluations and cannot be resumed "
+                "exactly; use constant, linear, cosine or constant_with_warmup."
             )
-        super().__post_init__()
-        if self.world_size > 1:
-            raise UsageError(f"WORLD_SIZE is {self.world_size}: distributed runs are not supported yet; start one process.")
-        self._n_gpu = min(self.n_gpu, 1)  # transformers would wrap the model in DataParallel
+        if self.push_to_hub and self.hub_strategy != HubStrategy.END:
+            raise UsageError(
+                f"hub_strategy={self.hub_strategy.value!r} would write a pickle at every push: set it to 'end'."
+            )
+        if self.data_seed is None:
+            self.data_seed = self.seed  # else the rows' order would follow torch's global seed at that time
+        self.method_options = self.method_options or {}
+        self._method = self._make_method()
+        self.learning_rate = self._method.lr
+
+    def _make_method(self) -> AbstractMethod:
+        options = self.method_options
+        if not isinstance(options, dict):
+            raise UsageError(f"method_options must be a dict or a JSON object, got {options!r}.")
+        if "lr" in options:
+            raise UsageError("Give the learning rate as learning_rate, not as lr in method_options.")
+        if self.learning_rate is not None:
+            if not (self.learning_rate >= 0 and math.isfinite(self.learning_rate)):
+                raise UsageError(f"learning_rate must be 0 or more and finite, got {self.learning_rate}.")
+            options = {**options, "lr": self.learning_rate}
+        return make_method(self.method, options)
+
+    def _refuse_fixed(self) -> None:
+        defaults = {setting.name: setting.default for setting in fields(self)}
+        for name, reason in _FIXED.items():
+            value, default = getattr(self, name), defaults[name]
+            if value != default and (value or default):  # transformers turns None into False
+                raise UsageError(f"{name}={value!r} is not for zeroth-order runs: {reason}. Leave it {default!r}.")
+
+    @staticmethod
+    def _refuse_processes(number: int) -> None:
+        if number > 1:
+            raise UsageError(f"WORLD_SIZE is {number}: distributed runs are not supported yet; start one process.")
 
     @property
     def zo_method(self) -> AbstractMethod:
         """The method with its settings."""
-        return self._zo_method
+        return self._method

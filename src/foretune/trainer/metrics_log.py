@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from foretune.journal import EvaluationRecord, Record, StepRecord
 
 
-def log_line(records: list[StepRecord]) -> dict[str, float]:
+def log_line(records: Sequence[StepRecord]) -> dict[str, float]:
     """Summarise consecutive steps: mean loss, root mean square of the projected gradients, the last lr and zo_eps."""
     scalars = [scalar for record in records for scalar in record.scalars]
     return {
@@ -25,31 +25,36 @@ def log_line(records: list[StepRecord]) -> dict[str, float]:
 
 
 class MetricsLog:
-    """Appends a line every `interval` steps and for every evaluation; feed it the journal to rebuild the file.
+    """Appends a line every `interval` steps and for every evaluation; begun anew from the records there are.
 
     No times are written, so equal runs have equal files.
     """
 
-    def __init__(self, path: Path, interval: int, records: Iterable[Record] = ()) -> None:
+    def __init__(self, path: Path, interval: int, records: Sequence[Record] = ()) -> None:
         self._path = path
         self._interval = interval
         self._waiting: list[StepRecord] = []
-        path.write_text("")
-        for record in records:
-            self.add(record)
+        path.write_text("".join(self._lines(records)))
 
     def add(self, record: Record) -> None:
         """Take the next record of the run, in order."""
-        if isinstance(record, EvaluationRecord):
-            self._write({"step": record.step, **record.metrics})
-            return
-        self._waiting.append(record)
-        step = record.step + 1
-        if step % self._interval == 0:
-            self._write({"step": step, **log_line(self._waiting)})
-            self._waiting.clear()
-
-    def _write(self, line: dict[str, Any]) -> None:
-        line = {key: value if math.isfinite(value) else None for key, value in line.items()}  # JSON has no nan
         with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.writelines(self._lines([record]))
+
+    def _lines(self, records: Sequence[Record]) -> list[str]:
+        lines = []
+        for record in records:
+            if isinstance(record, EvaluationRecord):
+                lines.append(_to_line(record.step, record.metrics))
+                continue
+            self._waiting.append(record)
+            num_steps = record.step + 1
+            if num_steps % self._interval == 0:
+                lines.append(_to_line(num_steps, log_line(self._waiting)))
+                self._waiting.clear()
+        return lines
+
+
+def _to_line(step: int, values: dict[str, Any]) -> str:
+    finite = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no nan
+    return json.dumps({"step": step, **finite}) + "\n"

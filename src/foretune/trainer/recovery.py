@@ -1,115 +1,113 @@
-"""After a crash: newest whole checkpoint + replay of the journal's tail = the run as it stood."""
+"""Where an interrupted run goes on: the newest whole checkpoint, and the journal's records behind it."""
 
 from __future__ import annotations
 
 import logging
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from typing import Any
 
 from foretune.errors import JournalError, UsageError
-from foretune.journal import EvaluationRecord, Journal, JournalWriter, Record, StepRecord, check_header
+from foretune.journal import EvaluationRecord, Journal, Record, StepRecord
 from foretune.trainer import checkpoint as files
-from foretune.trainer.metrics_log import log_line
-
-if TYPE_CHECKING:
-    from foretune.trainer.trainer import ZOTrainer
 
 logger = logging.getLogger(__name__)
 
-RECOVERED_NAME = ".recovered"
+
+class History:
+    """The journal's records, with a place in them: before it lies what was done, behind it what to repeat.
+
+    A resumed run goes through the Trainer's loop again from its checkpoint. As long as records lie ahead, steps
+    and evaluations take their figures from them instead of from a forward pass, so that logs, callbacks,
+    schedule, best checkpoint and everything else the loop keeps come out as they were.
+    """
+
+    def __init__(self, records: Sequence[Record] = (), place: int = 0) -> None:
+        self.records = list(records)
+        self.place = place
+
+    @property
+    def repeating(self) -> bool:
+        """Whether there are records ahead."""
+        return self.place < len(self.records)
+
+    def next_step(self) -> StepRecord | None:
+        """Pass the next step's record; evaluations that nobody asked for again are skipped."""
+        while self.repeating:
+            record = self.records[self.place]
+            self.place += 1
+            if isinstance(record, StepRecord):
+                return record
+        return None
+
+    def next_evaluation(self, step: int, prefix: str) -> EvaluationRecord | None:
+        """Pass the next record if it is an evaluation after `step` steps with metrics that begin with `prefix`."""
+        record = self.records[self.place] if self.repeating else None
+        if not isinstance(record, EvaluationRecord) or record.step != step:
+            return None
+        if not all(name.startswith(f"{prefix}_") for name in record.metrics):
+            return None
+        self.place += 1
+        return record
+
+    def add(self, record: Record) -> None:
+        """Append what has just been done for the first time."""
+        assert not self.repeating
+        self.records.append(record)
+        self.place += 1
+
+    def steps_done(self, first: int) -> list[StepRecord]:
+        """Return the steps done, from step number `first` on."""
+        done = self.records[: self.place]
+        return [record for record in done if isinstance(record, StepRecord) and record.step >= first]
 
 
-def recover(
-    trainer: ZOTrainer, path: Path, header: dict[str, Any], chosen: Path | None
-) -> tuple[Path | None, list[Record]]:
-    """Bring the trainer's model and optimizer to where the journal at `path` ends, and reopen the journal.
-
-    The last step is made again unless its checkpoint is whole: its log line, evaluation or checkpoint may have
-    been cut off with it.
+def refuse_existing(path: Path, *, resume: Any) -> None:
+    """Refuse to begin a run in a folder that holds one.
 
     Args:
-        trainer: With the base model loaded and the optimizer created.
-        header: What the run would write into a new journal.
-        chosen: Checkpoint folder to go back to; None for the newest.
-    Returns:
-        A folder from which the Trainer's own resume starts (None at step 0), and the records that stand.
+        path: Where the run's journal would be.
+        resume: What the Trainer was told about resuming.
     Raises:
-        JournalError: the journal is corrupt, was begun with other settings, or lacks steps of the checkpoint.
+        JournalError: the folder holds a journal, or checkpoints without one.
+        UsageError: a checkpoint to go back to was named, but there is no journal.
+    """
+    if path.exists():
+        raise JournalError(f"{path} exists: resume that run (resume_from_checkpoint=True) or choose another folder.")
+    if resume and resume is not True:
+        raise UsageError(f"{resume} cannot be resumed: there is no journal {path}.")
+    leftovers = files.checkpoint_folders(path.parent)
+    if leftovers:
+        raise JournalError(f"{leftovers[-1][1]} exists, but not the journal {path}: choose another folder.")
+
+
+def find_checkpoint(journal: Journal, chosen: Path | None) -> tuple[Path | None, int]:
+    """Pick the checkpoint from which a run goes on, and clear away those that it will write again.
+
+    Args:
+        journal: The run's journal; its checkpoints lie beside it.
+        chosen: A checkpoint to go back to; None for the newest.
+    Returns:
+        The folder (None: begin with the base model), and how many records precede it.
+    Raises:
+        JournalError: the journal ends before the checkpoint.
         UsageError: `chosen` is no whole checkpoint of this run.
     """
-    optimizer, output_dir = trainer.zo_optimizer, path.parent
-    assert optimizer is not None
-    journal = Journal.read(path)
-    check_header(journal.header, {**optimizer.describe(), **header}, ignore=("engine", "foretune_version"))
-    optimizer.engine_name = journal.header["engine"]  # a run stays with the engine it began with
-
-    steps = journal.steps
-    whole = files.whole_checkpoints(output_dir)
-    _remove_interrupted(output_dir, {folder for _, folder in whole})
+    folders = files.checkpoint_folders(journal.path.parent)
+    usable = [(step, folder) for step, folder in folders if files.is_resumable(folder)]
     if chosen is not None:
-        whole = [(step, folder) for step, folder in whole if folder.resolve() == chosen.resolve()]
-        if not whole:
-            raise UsageError(f"{chosen} is no whole checkpoint of the run in {output_dir}.")
-    start, folder = whole[-1] if whole else (0, None)
-    if start > len(steps):
-        raise JournalError(f"{path} ends at step {len(steps)}, before checkpoint {folder}: it is not this run's journal.")
-    end = start if chosen is not None else max(start, len(steps) - 1)
-
-    if folder is not None:
-        trainer.load_weights(folder)
-        optimizer.load_state_dict(files.load_optimizer(folder))
-    for record in steps[start:end]:
-        optimizer.replay(record)
-    writer = JournalWriter.reopen(path)
-    writer.drop_after(end)
-    optimizer.continue_journal(writer)
-    records = Journal.read(path).records
-    logger.info("Recovered step %d: checkpoint at %d, %d steps replayed.", end, start, end - start)
-    if end == 0:
-        return None, records
-    return _write_recovered(trainer, output_dir, folder, end, records), records
-
-
-def _remove_interrupted(output_dir: Path, whole: set[Path]) -> None:
-    for folder in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        if folder not in whole:
-            shutil.rmtree(folder)
-
-
-def _write_recovered(
-    trainer: ZOTrainer, output_dir: Path, folder: Path | None, end: int, records: list[Record]
-) -> Path:
-    """Write the Trainer's own state as it was after `end` steps; weights and optimizer are already in memory."""
-    recovered = output_dir / RECOVERED_NAME
-    shutil.rmtree(recovered, ignore_errors=True)
-    recovered.mkdir()
-    state = TrainerState() if folder is None else TrainerState.load_from_json(str(folder / files.TRAINER_STATE))
-    if folder is not None:
-        for name in (files.SCHEDULER_STATE, files.RANDOM_STATE):
-            shutil.copy(folder / name, recovered / name)
-    saved_step = state.global_step
-    state.train_batch_size = trainer.args.per_device_train_batch_size
-    trainer.state = state
-    waiting: list[StepRecord] = []
-    interval = max(1, int(trainer.args.logging_steps))
-    for record in records:
-        if isinstance(record, EvaluationRecord):
-            if record.step > saved_step:
-                state.global_step = record.step
-                state.log_history.append({**record.metrics, "step": record.step})
-                if trainer.args.metric_for_best_model is not None:
-                    trainer._determine_best_metric(record.metrics, trial=None)
-            continue
-        waiting.append(record)
-        if (record.step + 1) % interval == 0:
-            if record.step + 1 > saved_step:
-                state.log_history.append({**log_line(waiting), "step": record.step + 1})
-            waiting.clear()
-    state.global_step = end
-    state.epoch = end / trainer.steps_per_epoch()
-    state.save_to_json(str(recovered / files.TRAINER_STATE))
-    return recovered
+        usable = [(step, folder) for step, folder in usable if folder.resolve() == chosen.resolve()]
+        if not usable:
+            raise UsageError(f"{chosen} is no whole checkpoint of the run in {journal.path.parent}.")
+    last_step, folder = usable[-1] if usable else (0, None)
+    place = 0 if folder is None else files.JournalPlace.load(folder).num_records
+    if place > len(journal.records):
+        raise JournalError(
+            f"{journal.path} holds {len(journal.records)} records, but checkpoint {folder} was written after "
+            f"{place}: it is not the journal of this run, or was cut."
+        )
+    for step, other in folders:
+        if not files.is_whole(other) or (chosen is not None and step > last_step):
+            logger.info("Removing %s: it was interrupted, or lies behind the checkpoint to go back to.", other)
+            files.remove(other)
+    return folder, place

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -10,16 +11,18 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, set_seed
 
+from foretune import noise
 from foretune.engine import read_loss
-from foretune.errors import JournalError
-from foretune.journal import EvaluationRecord, StepRecord, hash_weights
+from foretune.errors import JournalError, UsageError
+from foretune.journal import EvaluationRecord, Journal, JournalWriter, StepRecord, check_header, hash_weights
+from foretune.journal.replay import check_base_weights, threads_of
 from foretune.optimizer import Optimizer
 from foretune.trainer import checkpoint as files
 from foretune.trainer.arguments import ZOTrainingArguments
 from foretune.trainer.metrics_log import MetricsLog, log_line
-from foretune.trainer.recovery import recover
+from foretune.trainer.recovery import History, find_checkpoint, refuse_existing
 
 JOURNAL_NAME = "journal"
 METRICS_NAME = "metrics.jsonl"
@@ -51,11 +54,17 @@ class ZOTrainer(Trainer):
     ``metrics.jsonl``; ``train(resume_from_checkpoint=True)`` goes on after a crash bit for bit where the run
     stood, and starts anew where nothing was saved. Nothing in the folder is a pickle.
 
+    Python's, NumPy's and torch's global generators are seeded at every step from the run's seed and the step
+    (the method itself draws nothing from them), so an evaluator that samples can be resumed too. Rows are
+    collated one batch ahead: a data collator that draws random numbers is not resumed exactly.
+
     Args:
-        model, args, ...: As in `transformers.Trainer`.
+        model, args, ...: As in `transformers.Trainer`, except `model_init` and an optimizer.
         objective: The loss; None takes the model's own loss as `compute_loss` does.
         evaluator: Replaces the evaluation loop: returns metrics of the model (without the ``eval_`` prefix).
         run_info: JSON-able facts that join the journal's header and must be equal when the run is resumed.
+    Raises:
+        UsageError: `model_init` or an optimizer was given.
     """
 
     def __init__(
@@ -68,15 +77,29 @@ class ZOTrainer(Trainer):
         run_info: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        if kwargs.get("model_init") is not None:
+            raise UsageError("model_init would replace the model a journal began with: build the model and pass it.")
+        if kwargs.get("optimizer_cls_and_kwargs") or kwargs.get("optimizers", (None, None))[0] is not None:
+            raise UsageError("The method is the optimizer: name it in the arguments (method, method_options).")
         self._objective = objective
         self._evaluator = evaluator
         self._run_info = dict(run_info or {})
         self._micro_batches: list[Any] = []
         self._unlogged: list[StepRecord] = []
+        self._history = History()
         self._metrics_log: MetricsLog | None = None
-        self._recovered: Path | None = None
+        self._weights_hash: str | None = None
+        self._repeats_step = False
+        self._epoch_ended = False
+        self._has_stopped = False
         self.zo_optimizer: Optimizer | None = None
-        super().__init__(model=model, args=args, **kwargs)
+        if objective is not None:
+            args.remove_unused_columns = False  # the objective reads the rows, not the model's signature
+        if evaluator is not None and kwargs.get("eval_dataset") is None:
+            kwargs["eval_dataset"] = []  # transformers insists on one; the evaluator has its own
+        # first in line: generators are seeded and records counted when the user's callbacks run
+        callbacks = [_Bookkeeping(self), *(kwargs.pop("callbacks", None) or [])]
+        super().__init__(model=model, args=args, callbacks=callbacks, **kwargs)
 
     # ---------------------------------------------------------------- one step
 
@@ -95,46 +118,86 @@ class ZOTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """Keep a micro-batch; with the last one of the step, measure the losses. The update follows in `step()`."""
-        self._micro_batches.append(self._prepare_inputs(inputs))
+        """Keep a micro-batch; with the last one of the step, measure the losses. The update follows in `step()`.
+
+        A step that the journal holds already is not measured again.
+        """
+        self._micro_batches.append(inputs)
         loss = 0.0
         if self.accelerator.sync_gradients:
             batches, self._micro_batches = self._micro_batches, []
-            loss = self.zo_optimizer.estimate(_StepLoss(self, model, batches, num_items_in_batch))
-        return torch.tensor(loss, dtype=torch.float64, device=self.args.device)
+            record = self._history.next_step()
+            self._repeats_step = record is not None
+            if record is not None:
+                self.zo_optimizer.recall(record)
+                loss = record.loss
+            else:
+                batches = [self._prepare_inputs(batch) for batch in batches]
+                loss = self.zo_optimizer.estimate(_StepLoss(self, model, batches, num_items_in_batch))
+        # transformers sums these for the run's mean, which one nan would spoil; logs take the journal's losses
+        return torch.tensor(loss if math.isfinite(loss) else 0.0, device=self.args.device)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> None:
         """There is no gradient, so no norm."""
 
     # ---------------------------------------------------------------- logs
 
+    def begin_logs(self) -> None:
+        """Set the logs to where the run stands (called when training begins)."""
+        logged = [entry["step"] for entry in self.state.log_history if "loss" in entry]
+        self._globalstep_last_logged = max(logged, default=0)
+        self._unlogged = self._history.steps_done(self._globalstep_last_logged)
+        self._metrics_log = MetricsLog(
+            Path(self.args.output_dir) / METRICS_NAME,
+            max(1, int(self.state.logging_steps)),
+            self._history.records,
+        )
+
     def after_step(self) -> None:
-        """Log the step that has just been made (called by the callback behind the optimizer's step)."""
+        """Log the step that has just been made (called behind the optimizer's step)."""
         record = self.zo_optimizer.last_record
         self._unlogged.append(record)
-        self._metrics_log.add(record)
+        if not self._repeats_step:
+            self._history.add(record)
+            self._metrics_log.add(record)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the projected gradient to the training log."""
+        """Add the projected gradient to the training log, and the loss in full precision."""
         if "loss" in logs and self._unlogged:
             logs |= log_line(self._unlogged)
-            self._unlogged.clear()
+            self._unlogged = []
         super().log(logs, start_time)
+
+    # ---------------------------------------------------------------- evaluation
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Evaluate, and record the metrics in the journal while training."""
+        """Evaluate; while training, record the metrics in the journal, or take them from there on resume."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if self._evaluator is None and isinstance(dataset, dict):
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)  # calls this for each of them
+        step = self.state.global_step
+        recorded = self._history.next_evaluation(step, metric_key_prefix) if self.is_in_train else None
+        if recorded is not None:
+            return self._announce(dict(recorded.metrics))
         if self._evaluator is None:
             metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         else:
-            metrics = {f"{metric_key_prefix}_{name}": value for name, value in self._evaluator(self.model).items()}
-            self.log(dict(metrics))
-            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        if self.is_in_train and self.zo_optimizer.journal is not None:
-            record = EvaluationRecord(self.state.global_step, _reproducible(metrics))
+            self.model.eval()
+            scores = self._evaluator(self.model)
+            metrics = self._announce({f"{metric_key_prefix}_{name}": float(value) for name, value in scores.items()})
+        # while steps are repeated, the journal's place for this evaluation has passed
+        if self.is_in_train and not self._history.repeating:
+            record = EvaluationRecord(step, _reproducible(metrics))
             self.zo_optimizer.journal.append(record)
+            self._history.add(record)
             self._metrics_log.add(record)
+        return metrics
+
+    def _announce(self, metrics: dict[str, float]) -> dict[str, float]:
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     # ---------------------------------------------------------------- the run: journal, checkpoints, resume
@@ -142,42 +205,70 @@ class ZOTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Train; with ``resume_from_checkpoint=True`` go on where the journal in `output_dir` ends.
 
-        A folder as `resume_from_checkpoint` goes back to that checkpoint: what the journal holds beyond it is
-        dropped.
+        A folder as `resume_from_checkpoint` goes back to that checkpoint: what the journal holds beyond it, and
+        later checkpoints, are dropped.
 
         Raises:
             JournalError: a journal exists and no resume was asked for; it is corrupt, of another base model, or
                 was begun with other settings (each is named).
+            UsageError: the folder to go back to is no whole checkpoint of this run.
         """
-        output_dir = Path(self.args.output_dir)
-        output_dir.mkdir(parents=True, exist_ok=True)
+        path = Path(self.args.output_dir) / JOURNAL_NAME
+        resumes = bool(resume_from_checkpoint) and path.exists()
+        if not resumes:
+            refuse_existing(path, resume=resume_from_checkpoint)
         self.create_optimizer()
-        path = output_dir / JOURNAL_NAME
-        header = self._header()
-        self._recovered = None
-        records = []
-        if resume_from_checkpoint and path.exists():
+        if self._weights_hash is None:
+            self._weights_hash = hash_weights(self.model.named_parameters())
+        self._micro_batches.clear()
+        if resumes:
             chosen = None if resume_from_checkpoint is True else Path(resume_from_checkpoint)
-            self._recovered, records = recover(self, path, header, chosen)
-        else:
-            if path.exists():
-                raise JournalError(f"{path} exists: resume that run (resume_from_checkpoint=True) or choose another folder.")
-            self.zo_optimizer.record_to(path, header)
-        self._metrics_log = MetricsLog(output_dir / METRICS_NAME, max(1, int(self.args.logging_steps)), records)
-        self._unlogged.clear()
-        self.add_callback(_AfterStep(self))
+            return self._resume(path, chosen, **kwargs)
+        self._refuse_moved_weights()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._history = History()
+        self.zo_optimizer.record_to(path, self._header())
+        return self._run(None, **kwargs)
+
+    def _resume(self, path: Path, chosen: Path | None, **kwargs: Any) -> Any:
+        optimizer = self.zo_optimizer
+        journal = Journal.read(path)
+        expected = {**optimizer.describe(), **self._header()}
+        free = ("foretune_version", "num_threads", "weights_hash", *(["engine"] if self.args.engine == "auto" else []))
+        check_header(journal.header, expected, ignore=free)
+        check_base_weights(journal, self._weights_hash)
+        optimizer.engine_name = journal.header["engine"]  # a run stays with the engine it began with
+        folder, place = find_checkpoint(journal, chosen)
+        if folder is None:
+            self._refuse_moved_weights()
+        writer = JournalWriter.reopen(path)
+        if chosen is not None:
+            writer.drop_after(files.step_of(folder))
+        optimizer.continue_journal(writer)
+        self._history = History(Journal.read(path).records, place)
+        with threads_of(journal):
+            return self._run(folder, **kwargs)
+
+    def _run(self, folder: Path | None, **kwargs: Any) -> Any:
         try:
-            return super().train(resume_from_checkpoint=self._recovered and str(self._recovered), **kwargs)
+            return super().train(resume_from_checkpoint=None if folder is None else str(folder), **kwargs)
         finally:
-            self.pop_callback(_AfterStep)
+            self.is_in_train = False
             if self.zo_optimizer.journal is not None:
                 self.zo_optimizer.journal.close()
+
+    def _refuse_moved_weights(self) -> None:
+        if self.zo_optimizer.num_steps:
+            raise JournalError(
+                f"This trainer's model has made {self.zo_optimizer.num_steps} steps, and there is no checkpoint to "
+                "go back to: load the base model again and make a new trainer."
+            )
 
     def _header(self) -> dict[str, Any]:
         args = self.args
         return {
             "foretune_version": version("foretune"),
-            "weights_hash": hash_weights(self.model.named_parameters()),
+            "weights_hash": self._weights_hash,
             "trainer": {
                 "batch_size": args.per_device_train_batch_size,
                 "gradient_accumulation_steps": args.gradient_accumulation_steps,
@@ -185,9 +276,13 @@ class ZOTrainer(Trainer):
                 "num_train_epochs": args.num_train_epochs,
                 "num_train_rows": len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else None,
                 "data_seed": args.data_seed,
-                "lr_scheduler": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
+                "drop_last": args.dataloader_drop_last,
+                "sampling": args.train_sampling_strategy,
+                "lr_scheduler": args.lr_scheduler_type.value,
+                "lr_scheduler_options": args.lr_scheduler_kwargs,
                 "warmup_steps": args.warmup_steps,
                 "bf16": args.bf16,
+                "label_smoothing": args.label_smoothing_factor,
                 "metric_for_best_model": args.metric_for_best_model,
                 "greater_is_better": args.greater_is_better,
             },
@@ -198,9 +293,10 @@ class ZOTrainer(Trainer):
         """Save model and tokenizer as transformers does, and the arguments as JSON instead of a pickle."""
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        files.save_model(self.model, folder, state_dict)
-        if self.processing_class is not None:
-            self.processing_class.save_pretrained(folder)
+        files.save_model(self.model, folder)
+        processor = self.processing_class or getattr(self.data_collator, "tokenizer", None)
+        if processor is not None:
+            processor.save_pretrained(folder)
         (folder / ARGUMENTS_NAME).write_text(self.args.to_json_string() + "\n")
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -210,91 +306,88 @@ class ZOTrainer(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Write state tensors as safetensors and the rest as JSON."""
-        files.save_optimizer(self.zo_optimizer.state_dict(), Path(output_dir))
-        files.write_json(Path(output_dir) / files.SCHEDULER_STATE, self.lr_scheduler.state_dict())
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        """Write the global generators' state as JSON."""
-        files.save_random_state(Path(output_dir))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Load weights, unless recovery has already rebuilt later ones."""
-        if self._recovered is None or Path(resume_from_checkpoint) != self._recovered:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps in one pass over the training rows."""
-        batches = len(self.get_train_dataloader())
-        return -(-batches // self.args.gradient_accumulation_steps)
-
-    def load_weights(self, folder: Path) -> None:
-        """Load the weights of a checkpoint folder into the model."""
-        super()._load_from_checkpoint(str(folder))
+        folder = Path(output_dir)
+        files.save_optimizer(self.zo_optimizer.state_dict(), folder)
+        files.write_json(folder / files.SCHEDULER_STATE, self.lr_scheduler.state_dict())
+        files.JournalPlace(self._history.place, self._epoch_ended).save(folder)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Bring the schedule to the step at which the recovered optimizer stands."""
-        if checkpoint is None:
-            return
-        state = files.read_json(Path(checkpoint) / files.SCHEDULER_STATE)
-        if state is not None:
-            self.lr_scheduler.load_state_dict(state)
-        behind = self.zo_optimizer.num_steps - self.lr_scheduler.last_epoch
-        self.optimizer._opt_called = True  # the replayed updates count as the steps the schedule waits for
-        for _ in range(behind):
-            self.lr_scheduler.step()
+        """Read what `_save_optimizer_and_scheduler` wrote."""
+        if checkpoint is not None:
+            self.zo_optimizer.load_state_dict(files.load_optimizer(Path(checkpoint)))
+            self.lr_scheduler.load_state_dict(files.read_json(Path(checkpoint) / files.SCHEDULER_STATE))
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Nothing to save: the global generators are seeded at every step."""
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Restore the global generators."""
-        if checkpoint is not None:
-            files.load_random_state(Path(checkpoint))
+        """Nothing to load."""
+
+    def _init_training_state(
+        self,
+        max_steps: int,
+        num_update_steps_per_epoch: int,
+        num_train_epochs: int,
+        resume_from_checkpoint: str | None,
+        trial: Any,
+    ) -> tuple[int, int]:
+        """Return the epoch to begin with, and how many of its batches to skip.
+
+        transformers would make one step more after the last one, and leave out what follows on the end of an
+        epoch if the run died between a checkpoint at its last step and that.
+        """
+        start = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+        )
+        self._has_stopped = False
+        if resume_from_checkpoint is None:
+            return start
+        self._has_stopped = self.control.should_training_stop  # as the checkpoint restored it
+        self.control._new_step()  # what that step asked for (a log, a checkpoint) was done
+        is_last_step = self._has_stopped or start[1] == 0
+        if files.JournalPlace.load(Path(resume_from_checkpoint)).epoch_ended:
+            return (num_train_epochs, 0) if self._has_stopped else start
+        if not is_last_step:
+            return start
+        all_batches = num_update_steps_per_epoch * self.args.gradient_accumulation_steps
+        return (self.state.global_step - 1) // num_update_steps_per_epoch, all_batches
+
+    def begin_phase(self, index: int, purpose: int) -> None:
+        """Seed the global generators for an epoch or step (called when it begins)."""
+        set_seed(noise.mix(self.args.seed, index, purpose) % 2**32)
 
 
+@dataclass(frozen=True, slots=True)
 class _StepLoss:
     """The loss of all micro-batches of a step, combined by the objective's own denominator."""
 
-    def __init__(self, trainer: ZOTrainer, model: nn.Module, batches: list[Any], num_items: Tensor | int | None) -> None:
-        self._trainer = trainer
-        self._model = model
-        self._batches = batches
-        self._num_items = num_items
-        self.num_micro_batches = len(batches)
+    trainer: ZOTrainer
+    model: nn.Module
+    batches: list[Any]
+    num_items: Tensor | int | None
+    """Denominator of the whole step, by which the model divides each loss itself; None if it takes means."""
+
+    @property
+    def num_micro_batches(self) -> int:
+        return len(self.batches)
 
     def __call__(self) -> float:
-        return sum(self._parts())
+        with self.trainer.compute_loss_context_manager():
+            return math.fsum(self._shares())
 
-    def _parts(self) -> list[float]:
-        trainer, objective = self._trainer, self._trainer._objective
-        parts = []
-        with trainer.compute_loss_context_manager():
-            if objective is None:
-                # with a number of items the model's losses are already shares of the whole; else means of equal weight
-                share = 1.0 if self._num_items is not None else 1.0 / len(self._batches)
-                for batch in self._batches:
-                    loss = trainer.compute_loss(self._model, batch, num_items_in_batch=self._num_items)
-                    parts.append(share * read_loss(loss))
-            else:
-                total = sum(objective.weight(batch) for batch in self._batches)
-                for batch in self._batches:
-                    loss = read_loss(objective.loss(self._model, batch))
-                    parts.append(loss * objective.weight(batch) / total)
-        return parts
+    def _shares(self) -> list[float]:
+        objective = self.trainer._objective
+        if objective is not None:
+            weights = [objective.weight(batch) for batch in self.batches]
+            losses = [objective.loss(self.model, batch) for batch in self.batches]
+        else:
+            weights = ...
+        total = sum(weights)
+        return []
 
 
-class _AfterStep(TrainerCallback):
-    """Tells the trainer that an update has been made."""
+class _Bookkeeping(TrainerCallback):
+    """Tells the trainer where its loop is."""
 
     def __init__(self, trainer: ZOTrainer) -> None:
         self._trainer = trainer
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._trainer.after_step()
-
-
-def _reproducible(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Keep the metrics that a second run would repeat: no times, no rates."""
-    clocks = ("_runtime", "_per_second", "epoch", "_time")
-    return {
-        name: float(value)
-        for name, value in metrics.items()
-        if isinstance(value, int | float) and not name.endswith(clocks)
-    }

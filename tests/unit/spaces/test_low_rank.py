@@ -142,6 +142,21 @@ def test_transport_is_n_v_old_v_new_over_n() -> None:
     assert space.transport(trainable, state, seed=SEED, old_epoch=4, new_epoch=4) is state
 
 
+@pytest.mark.parametrize("rank", [2, 8])
+def test_mean_of_what_is_carried_over(rank: int) -> None:
+    """E[lift(transport(N))] = (r / n) lift(N): less than it was for r < n, more for r > n."""
+    (trainable,) = trainables_of(w=(2, 4))
+    space = LowRank(rank=rank)
+    state = torch.randn(2, rank, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    lifted = state @ space.basis(trainable, seed=SEED, epoch=0).T
+    carried = [
+        space.transport(trainable, state, seed=SEED, old_epoch=0, new_epoch=epoch)
+        @ space.basis(trainable, seed=SEED, epoch=epoch).T
+        for epoch in range(1, 1501)
+    ]
+    assert_mean(torch.stack(carried), rank / 4 * lifted)
+
+
 def test_transport_within_one_basis_is_nearly_the_identity() -> None:
     """V^T V / n -> I as n grows: the transport is the cheap form of least squares."""
     (trainable,) = trainables_of(w=(2, 20_000))

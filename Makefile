@@ -1,0 +1,34 @@
+# Every target sets up what it needs: a machine with Python 3.11+ and make is enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test check bench golden clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: setup            ## tune a tiny model, made on the spot, and print the result
+	$(BIN)/foretune demo
+
+test: setup            ## the whole test suite
+	$(BIN)/python -m pytest
+
+check: setup           ## format, lint, types, import layers, spelling
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyrefly check
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+bench: setup           ## step, noise and memory against their floors; appends to benchmarks/results
+	$(BIN)/python -m pytest -q -x tests/kernels tests/promises
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache

@@ -1,0 +1,102 @@
+"""What is measured: along which direction, of which mean, and with the weights as they were afterwards."""
+
+import torch
+from promised import build, build_descent, run
+from torch import Tensor
+from toys import Net, Quadratic, assert_mean, differing_bits, restore, weights_of
+
+from foretune.methods import AbstractMethod
+
+SHAPES = {"a": (3, 4), "b": (3,), "c": (2, 2, 2)}
+
+
+def test_it_steps_along_what_it_measured(recipe: type[AbstractMethod]) -> None:
+    """Each step lies in the span of the shifts at which the closure saw the weights, also where a basis is redrawn.
+
+    The shifts are those of all tensors jointly; a tensor's own learning-rate factor and its space's factor on
+    the estimate are divided out first.
+    """
+    model = Quadratic(SHAPES)
+    optimizer = build_descent(recipe, model, lr=1e-3)
+    for step in range(8):
+        factors = {
+            member.trainable.name: member.lr * optimizer.parts.space.estimate_scale(member.trainable)
+            for block in optimizer.parts.schedule.blocks(step, optimizer.trainables)
+            for member in block
+        }
+        before = weights_of(model)
+        seen: list[dict[str, Tensor]] = []
+
+        def closure(seen: list[dict[str, Tensor]] = seen) -> Tensor:
+            seen.append(weights_of(model))
+            return model()
+
+        optimizer.step(closure)
+        after = weights_of(model)
+        change = torch.cat(
+            [((after[name] - before[name]) / factors.get(name, 1.0)).flatten() for name in SHAPES]
+        )
+        shifts = torch.stack(
+            [torch.cat([(weights[name] - before[name]).flatten() for name in SHAPES]) for weights in seen]
+        )
+        shifts = shifts[shifts.abs().sum(dim=1) > 0]
+        outside = change - shifts.T @ torch.linalg.lstsq(shifts.T, change, rcond=1e-9, driver="gelsd").solution
+        assert float(change.norm()) > 0
+        assert float(outside.norm()) < 1e-8 * float(change.norm())
+
+
+def test_its_mean_estimate_is_the_gradient(recipe: type[AbstractMethod]) -> None:
+    """Over fixed seeds, on a quadratic, within 5 standard errors, for the tensors that move at the first step."""
+    shapes = {"a": (2, 3), "b": (2,)}
+    model = Quadratic(shapes)
+    start, lr = weights_of(model), 1e-6
+    members = {
+        member.trainable.name: member
+        for block in build_descent(recipe, model, lr=lr)
+        .parts.schedule.blocks(0, build_descent(recipe, model, lr=lr).trainables)
+        for member in block
+    }
+    gradient = dict(zip(shapes, model.gradient().split([6, 2]), strict=True))
+    estimates: dict[str, list[Tensor]] = {name: [] for name in members}
+    for seed in range(400):
+        restore(model, start)
+        build_descent(recipe, model, lr=lr, seed=seed).step(model)
+        for name, tensor in weights_of(model).items():
+            if name in members:
+                factor = lr * members[name].lr * members[name].std ** 2
+                estimates[name].append(((start[name] - tensor) / factor).flatten())
+    for name, samples in estimates.items():
+        assert_mean(torch.stack(samples), gradient[name])
+
+
+def test_weights_are_restored_after_an_estimate(recipe: type[AbstractMethod]) -> None:
+    """Bit for bit, by both engines, in every dtype (with a sequential schedule: in tensors of the last block)."""
+    for engine in ("layerwise", "in_place"):
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            model = Net(dtype)
+            optimizer = build(recipe, model, engine=engine)
+            before = weights_of(model)
+            optimizer.estimate(model)
+            if optimizer.parts.schedule.sequential:
+                last = optimizer.parts.schedule.blocks(0, optimizer.trainables)[-1]
+                names = {member.trainable.name for member in last}
+            else:
+                names = set(before)
+            assert not names & set(differing_bits(before, weights_of(model)))
+
+
+def test_both_engines_give_the_same_records(recipe: type[AbstractMethod]) -> None:
+    """Float64: losses and scalars to 1e-9, over steps that use the weights so far."""
+    records = []
+    for engine in ("layerwise", "in_place"):
+        model = Net(torch.float64)
+        records.append(run(build(recipe, model, engine=engine), model, 8))
+    for ours, theirs in zip(*records, strict=True):
+        assert (ours.step, ours.lr, ours.zo_eps, ours.accepted) == (
+            theirs.step,
+            theirs.lr,
+            theirs.zo_eps,
+            theirs.accepted,
+        )
+        assert abs(ours.loss - theirs.loss) < 1e-9
+        assert max(abs(a - b) for a, b in zip(ours.scalars, theirs.scalars, strict=True)) < 1e-9

@@ -1,0 +1,83 @@
+"""A perturbation made of noise primitives alone, and the loss of a copy that was moved by it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from foretune import noise
+from foretune.engine.base import AbstractEngine
+from foretune.noise import Noise, Purpose
+from foretune.parameters import collect_trainables
+from foretune.types import Trainable
+
+PLUS = ((101, 0.03),)
+MINUS = ((101, -0.03),)
+SEVERAL = ((101, 0.03), (102, -0.01), (103, 0.02))
+
+
+@dataclass
+class Shift:
+    """theta + sum_i c_i z(k_i), of all tensors or only of some.
+
+    Attributes:
+        terms: Pairs of a noise key and a coefficient.
+        only: Names of the tensors that move; None for all.
+        written: Every write so far: name and the rows.
+    """
+
+    terms: tuple[tuple[int, float], ...]
+    only: Collection[str] | None = None
+
+    def __post_init__(self) -> None:
+        self.written: list[tuple[str, list[int] | None]] = []
+
+    def moves(self, trainable: Trainable) -> bool:
+        return self.only is None or trainable.name in self.only
+
+    def write(self, trainable: Trainable, *, out: Tensor, base: Tensor, rows: Tensor | None = None) -> None:
+        self.written.append((trainable.name, None if rows is None else rows.tolist()))
+        noise.add(
+            out,
+            base,
+            noise=[(coef, Noise(key, trainable.stream, Purpose.DIRECTION)) for key, coef in self.terms],
+            rounding=Noise(self.terms[0][0], trainable.stream, Purpose.PERTURBATION_ROUNDING),
+            rows=rows,
+        )
+
+
+def measure(engine: AbstractEngine, closure: Callable[[], Tensor | float], shift: Shift | None) -> float:
+    """One evaluation in a session of its own."""
+    with engine.session():
+        return engine.loss(closure, shift)
+
+
+@torch.no_grad()
+def loss_of_moved_copy(
+    model: nn.Module, closure_of: Callable[[nn.Module], Callable[[], Tensor]], shift: Shift | None
+) -> float:
+    """The oracle: copy the model, move each of its distinct trainable tensors, evaluate."""
+    moved = copy.deepcopy(model).eval()
+    if shift is not None:
+        for trainable in collect_trainables(moved):
+            if shift.moves(trainable):
+                data = trainable.parameter.data
+                shift.write(trainable, out=data, base=data.clone())
+    return float(closure_of(moved)())
+
+
+def bits(model: nn.Module) -> dict[str, bytes]:
+    """The bytes of every parameter and buffer."""
+    return {
+        name: tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]
+    }
+
+
+def num_hooks(model: nn.Module) -> int:
+    """Forward hooks of all modules."""
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
