@@ -1,9 +1,9 @@
-"""Small models and objectives whose gradients and optima are known, and comparisons of weights bit for bit."""
+"""Small models and objectives with known gradients and optima, and comparisons of weights bit for bit."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -151,13 +151,8 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 def assert_mean(samples: Tensor, truth: Tensor | float, *, errors: float = 5.0) -> None:
-    """Check that the mean of samples, shape (N, ...), is within `errors` standard errors of the truth everywhere."""
+    """Check that each mean over samples, shape (N, ...), is within `errors` standard errors of the truth."""
     standard_error = samples.std(dim=0) / math.sqrt(samples.shape[0])
     distance = (samples.mean(dim=0) - truth).abs()
     worst = (distance / standard_error.clamp_min(1e-300)).max()
     assert (distance <= errors * standard_error + 1e-12).all(), f"off by {float(worst):.1f} standard errors"
-
-
-def stack_flat(tensors: Iterable[Tensor]) -> Tensor:
-    """One row per tensor, flattened."""
-    return torch.stack([tensor.reshape(-1) for tensor in tensors])

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from published_formulas import Weights, lozo, mezo
 from torch import Tensor
 from torch.func import functional_call
-from toys import Quadratic, weights_of
 
 import foretune
+from published_formulas import Weights, lozo, mezo
+from toys import Quadratic, weights_of
 
 SHAPES = {"a": (3, 4), "b": (3,), "c": (2, 2, 2), "d": (1, 1, 4)}
 SEED = 5

@@ -1,17 +1,17 @@
 """What is measured: along which direction, of which mean, and with the weights as they were afterwards."""
 
 import torch
-from promised import build, build_descent, run
 from torch import Tensor
-from toys import Net, Quadratic, assert_mean, differing_bits, restore, weights_of
 
 from foretune.methods import AbstractMethod
+from promised import build, build_descent, run
+from toys import Net, Quadratic, assert_mean, differing_bits, restore, weights_of
 
 SHAPES = {"a": (3, 4), "b": (3,), "c": (2, 2, 2)}
 
 
 def test_it_steps_along_what_it_measured(recipe: type[AbstractMethod]) -> None:
-    """Each step lies in the span of the shifts at which the closure saw the weights, also where a basis is redrawn.
+    """Each step lies in the span of the shifts at which the closure saw the weights, also on refreshes.
 
     The shifts are those of all tensors jointly; a tensor's own learning-rate factor and its space's factor on
     the estimate are divided out first.
@@ -40,20 +40,23 @@ def test_it_steps_along_what_it_measured(recipe: type[AbstractMethod]) -> None:
             [torch.cat([(weights[name] - before[name]).flatten() for name in SHAPES]) for weights in seen]
         )
         shifts = shifts[shifts.abs().sum(dim=1) > 0]
-        outside = change - shifts.T @ torch.linalg.lstsq(shifts.T, change, rcond=1e-9, driver="gelsd").solution
+        outside = (
+            change - shifts.T @ torch.linalg.lstsq(shifts.T, change, rcond=1e-9, driver="gelsd").solution
+        )
         assert float(change.norm()) > 0
         assert float(outside.norm()) < 1e-8 * float(change.norm())
 
 
 def test_its_mean_estimate_is_the_gradient(recipe: type[AbstractMethod]) -> None:
-    """Over fixed seeds, on a quadratic, within 5 standard errors, for the tensors that move at the first step."""
+    """Over fixed seeds, on a quadratic, within 5 standard errors, for the tensors of the first step."""
     shapes = {"a": (2, 3), "b": (2,)}
     model = Quadratic(shapes)
     start, lr = weights_of(model), 1e-6
     members = {
         member.trainable.name: member
-        for block in build_descent(recipe, model, lr=lr)
-        .parts.schedule.blocks(0, build_descent(recipe, model, lr=lr).trainables)
+        for block in build_descent(recipe, model, lr=lr).parts.schedule.blocks(
+            0, build_descent(recipe, model, lr=lr).trainables
+        )
         for member in block
     }
     gradient = dict(zip(shapes, model.gradient().split([6, 2]), strict=True))
@@ -70,7 +73,7 @@ def test_its_mean_estimate_is_the_gradient(recipe: type[AbstractMethod]) -> None
 
 
 def test_weights_are_restored_after_an_estimate(recipe: type[AbstractMethod]) -> None:
-    """Bit for bit, by both engines, in every dtype (with a sequential schedule: in tensors of the last block)."""
+    """Bit for bit, by both engines, in every dtype (with a sequential schedule: those of the last block)."""
     for engine in ("layerwise", "in_place"):
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             model = Net(dtype)

@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from promised import build, run, state_of
-from toys import Net, Regression, differing_bits, weights_of
 
 from foretune.methods import AbstractMethod
+from promised import build, run, state_of
+from toys import Net, Regression, differing_bits, weights_of
 
 NUM_STEPS = 8
 
@@ -44,7 +44,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(recipe: type[AbstractMethod]) ->
 
 
 def test_the_seed_decides_the_bits(recipe: type[AbstractMethod]) -> None:
-    """The same run twice gives the same bits, another seed other ones; the state loads into neither by itself."""
+    """The same run twice gives the same bits, another seed other ones in every trainable tensor."""
     results = []
     for seed in (3, 3, 4):
         model = Net()

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from toys import CountedCalls, Net, Quadratic, assert_mean, differing_bits, restore, weights_of
 
 from foretune import LOZO, SGD, LowRank, MeZO, Momentum, OneSided, Optimizer, TwoSided, noise
 from foretune.errors import IncompatibleError, NonFiniteLossError, UsageError
 from foretune.journal import Journal, StepRecord
 from foretune.noise import Noise, Purpose
 from foretune.types import AbstractSchedule, Block, Member, Trainable
+from toys import CountedCalls, Net, Quadratic, assert_mean, differing_bits, restore, weights_of
 
 SHAPES = {"a1": (2, 3), "a2": (2,), "b1": (2, 3), "b2": (3,)}
 SIZES = [6, 2, 6, 3]
@@ -101,9 +101,7 @@ def test_many_directions_are_averaged_at_the_same_weights() -> None:
     before, gradient = model.flat().detach(), model.gradient()
     optimizer = MeZO(model, lr=0.1, zo_eps=0.1, num_directions=32, seed=2)
     optimizer.step(model)
-    z = torch.stack(
-        [torch.cat([direction(name, 2, 0, k).flatten() for name in SHAPES]) for k in range(32)]
-    )
+    z = torch.stack([torch.cat([direction(name, 2, 0, k).flatten() for name in SHAPES]) for k in range(32)])
     torch.testing.assert_close(
         torch.tensor(optimizer.last_record.scalars, dtype=torch.float64), z @ gradient, rtol=0, atol=1e-11
     )
@@ -201,9 +199,7 @@ def test_jacobi_and_gauss_seidel_agree_where_blocks_do_not_interact() -> None:
         model = Quadratic(SHAPES)
         model.hessian[:8, 8:] = 0.0
         model.hessian[8:, :8] = 0.0
-        optimizer = Optimizer(
-            model, estimator=TwoSided(), schedule=TwoBlocks(sequential=sequential), lr=0.02
-        )
+        optimizer = Optimizer(model, estimator=TwoSided(), schedule=TwoBlocks(sequential=sequential), lr=0.02)
         for _ in range(4):
             optimizer.step(model)
         results.append(model.flat().detach())

@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 from torch import Tensor
-from toys import trainables_of
 
 from foretune import noise
 from foretune.directions import Gaussian
@@ -15,6 +14,7 @@ from foretune.schedules import Whole
 from foretune.spaces import LowRank
 from foretune.types import Combination, Parts, describe_part
 from foretune.updates import SGD
+from toys import trainables_of
 
 Z1, Z2 = (Noise(key, 0, Purpose.DIRECTION) for key in (1, 2))
 
@@ -32,7 +32,12 @@ def dense(seed: int) -> Tensor:
 def test_combinations_form_a_vector_space() -> None:
     x, y = dense(0), dense(1)
     a = Combination(((2.0, Z1), (-1.0, Z2)), (0.5, x))
-    for b in (Combination(((3.0, Z1),)), Combination(dense=(2.0, x)), Combination(dense=(2.0, y)), Combination()):
+    for b in (
+        Combination(((3.0, Z1),)),
+        Combination(dense=(2.0, x)),
+        Combination(dense=(2.0, y)),
+        Combination(),
+    ):
         torch.testing.assert_close(value(a + b), value(a) + value(b), rtol=0, atol=1e-14)
         torch.testing.assert_close(value(b + a), value(a) + value(b), rtol=0, atol=1e-14)
     torch.testing.assert_close(value(a.scaled(-0.3)), -0.3 * value(a), rtol=0, atol=1e-14)

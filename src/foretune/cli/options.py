@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 import sys
 import typing
@@ -126,7 +127,13 @@ class Options:
     def _unknown(self, spelling: str) -> str:
         if not spelling.startswith("-"):
             return f"Unexpected argument {spelling!r}."
-        return f"Unknown option {spelling}.{near_misses(spelling, map(flag, self._types))}"
+        group = spelling.partition(".")[0] + "."  # of a nested option, the others of its group are worth listing
+        known = [flag(name) for name in self._types if flag(name).startswith(group)]
+        if known:
+            return f"Unknown option {spelling} of this {group.strip('-.')}.{near_misses(spelling, known)}"
+        close = difflib.get_close_matches(spelling, map(flag, self._types), n=3)
+        hint = f" Did you mean: {', '.join(close)}?" if close else ""
+        return f"Unknown option {spelling}.{hint} '{self.parser.prog} --help' lists them all."
 
 
 def write_error(message: str) -> None:

@@ -74,12 +74,14 @@ class _Copy:
 class _WatchOperators(TorchDispatchMode):
     """Sees every operator, in scripted functions and through views and aliases of a weight too."""
 
+    supports_higher_order_operators = True  # such as flex attention: they are watched by their arguments
+
     def __init__(self, memory: _TrueMemory) -> None:
         super().__init__()
         self._memory = memory
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket.__name__ not in _READS_NOTHING:
+        if getattr(func, "overloadpacket", func).__name__ not in _READS_NOTHING:
             self._memory.note(tree_leaves((args, kwargs)))
         return func(*args, **(kwargs or {}))
 

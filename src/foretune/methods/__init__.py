@@ -4,6 +4,13 @@
 users meet (`foretune.MeZO(model, lr=..., zo_eps=...)`).
 """
 
-from foretune.methods.base import METHODS, AbstractMethod, make_method, method_name, option_help, optimizer_class
+from foretune.methods.base import (
+    METHODS,
+    AbstractMethod,
+    make_method,
+    method_name,
+    optimizer_class,
+    option_help,
+)
 
-__all__ = ["METHODS", "AbstractMethod", "make_method", "method_name", "option_help", "optimizer_class"]
+__all__ = ["METHODS", "AbstractMethod", "make_method", "method_name", "optimizer_class", "option_help"]

@@ -29,9 +29,9 @@ class LOZOMethod(AbstractMethod):
         num_directions: Directions per step; they share V.
         rank: r of U (m x r) and V (n x r). Published: 1, 2 or 4.
         interval: Steps between redraws of V (nu). Published: 50 or 100.
-        matrix_lr_scale: Factor on the learning rate of matrices. The default is `rank`: with the paper's 1/rank
-            this is the step of the published code, for which all published settings were chosen. 1 is the
-            paper's equation at face value.
+        matrix_lr_scale: Factor on the learning rate of matrices. The default is `rank`: with the paper's
+            1/rank this is the step of the published code, for which all published settings were chosen. 1 is
+            the paper's equation at face value.
         weight_decay: Weight decay on matrices, ``lr * matrix_lr_scale * weight_decay``.
     References:
         Chen et al. 2024, arXiv:2410.07698, Algorithm 1.
@@ -60,5 +60,7 @@ class LOZOMethod(AbstractMethod):
             direction=Gaussian(),
             estimator=TwoSided(zo_eps=self.zo_eps, num_directions=self.num_directions),
             update=SGD(weight_decay=self.weight_decay),
-            schedule=Whole(matrix_lr_scale=self.rank if self.matrix_lr_scale is None else self.matrix_lr_scale),
+            schedule=Whole(
+                matrix_lr_scale=self.rank if self.matrix_lr_scale is None else self.matrix_lr_scale
+            ),
         )

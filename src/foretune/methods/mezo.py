@@ -22,12 +22,13 @@ ESTIMATORS = {"two_sided": TwoSided, "one_sided": OneSided}
 class MeZOMethod(AbstractMethod):
     """MeZO (ZO-SGD): perturb every trainable tensor by one Gaussian vector, step along it.
 
-        theta <- theta - lr * (1/q) sum_k g_k z_k,    g_k = (L(theta + zo_eps z_k) - L(theta - zo_eps z_k)) / (2 zo_eps)
+        theta <- theta - lr * (1/q) sum_k g_k z_k
+        g_k = (L(theta + zo_eps z_k) - L(theta - zo_eps z_k)) / (2 zo_eps)
 
     2 q forwards a step (one-sided: q + 1), no optimizer state.
 
     Args:
-        lr: Learning rate. Published for OPT full tuning: 1e-6 or 1e-7; LoRA 1e-4 or 5e-5; prefix 1e-2 or 1e-3.
+        lr: Learning rate. Published for OPT: 1e-6 or 1e-7 (full), 1e-4 or 5e-5 (LoRA), 1e-2 or 1e-3 (prefix).
         zo_eps: Perturbation scale. Published: 1e-3 (full), 1e-2 (LoRA), 1e-1 (prefix).
         num_directions: Directions per step (q).
         estimator: Central differences, or forward differences that share one clean loss.
@@ -51,7 +52,9 @@ class MeZOMethod(AbstractMethod):
     def parts(self) -> Parts:
         """Identity x Gaussian x (TwoSided or OneSided) x SGD x Whole."""
         if self.estimator not in ESTIMATORS:
-            raise UsageError(f"Unknown estimator {self.estimator!r}.{near_misses(str(self.estimator), ESTIMATORS)}")
+            raise UsageError(
+                f"Unknown estimator {self.estimator!r}.{near_misses(str(self.estimator), ESTIMATORS)}"
+            )
         return Parts(
             space=Identity(),
             direction=Gaussian(),

@@ -17,7 +17,9 @@ from __future__ import annotations
 import functools
 import os
 import threading
+from array import array
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numba
 import numpy as np
@@ -130,22 +132,20 @@ def _run(
     ]
     for noise in addresses:
         integers += (noise.key & 0xFFFFFFFF, noise.key >> 32, noise.stream, noise.purpose, noise.law)
-    integers = np.array(integers + specific, np.int64)
-    floats = np.array(floats, np.float64)
+    packed_integers, packed_floats = array("q", integers + specific), array("d", floats)
+    integers_at, floats_at = packed_integers.buffer_info()[0], packed_floats.buffer_info()[0]
     num_elements = layout.num_selected * layout.row_length
-    num_threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
     kernel = _kernel(name, _STORAGE[out.dtype])
-    pointers = integers.ctypes.data, floats.ctypes.data
-    if num_elements <= 2 * _PIECE or num_threads == 1 or _forked:
-        kernel.ctypes(*pointers, 0, num_elements)
+    if num_elements <= 2 * _PIECE or torch.get_num_threads() == 1 or _forked:
+        kernel.ctypes(integers_at, floats_at, 0, num_elements)
         return
     with _pool_lock:
-        before = numba.get_num_threads()
-        numba.set_num_threads(num_threads)
+        available = numba.get_num_threads()
+        numba.set_num_threads(min(available, torch.get_num_threads()))
         try:
-            _drive(kernel, *pointers, num_elements)
+            _drive(kernel, integers_at, floats_at, num_elements)
         finally:
-            numba.set_num_threads(before)
+            numba.set_num_threads(available)
 
 
 def _note_fork() -> None:
@@ -311,14 +311,16 @@ def _store_nearest_for(out, z, n, is_float16):
     return store
 
 
-@intrinsic
-def _pointer(typing_context, address, dtype):
+def _typed_pointer(typing_context, address, dtype):
     """Turn an integer address into a pointer to `dtype`."""
 
     def build(context, builder, signature, arguments):
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
     return types.CPointer(dtype.dtype)(types.int64, dtype), build
+
+
+_pointer: Any = intrinsic(_typed_pointer)  # called as (address, dtype)
 
 
 @_jit

@@ -29,7 +29,7 @@ def build_table() -> Tensor:
 
 def table_bytes() -> bytes:
     """Return the committed table: little-endian float32, the bits every backend uses."""
-    return resources.files(__package__).joinpath("quantiles.bin").read_bytes()
+    return resources.files("foretune.noise").joinpath("quantiles.bin").read_bytes()
 
 
 @functools.cache

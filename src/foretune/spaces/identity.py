@@ -49,6 +49,8 @@ class Identity(AbstractSpace):
             out, base, scale=scale, noise=vector.noise, dense=vector.dense, rounding=rounding, rows=rows
         )
 
-    def transport(self, trainable: Trainable, vector: Tensor, *, seed: int, old_epoch: int, new_epoch: int) -> Tensor:
+    def transport(
+        self, trainable: Trainable, vector: Tensor, *, seed: int, old_epoch: int, new_epoch: int
+    ) -> Tensor:
         """Return `vector` itself."""
         return vector

@@ -20,10 +20,10 @@ _FULL = Identity()
 class LowRank(AbstractSpace):
     """Matrices move along ``U V^T``; vectors (biases, norm weights) keep the full space.
 
-        lift(U) = U V^T,  U (m, r) the coordinates,  V (n, r) with entries N(0, 1), redrawn every `interval` steps
+        lift(U) = U V^T,  U (m, r) the coordinates,  V (n, r) of N(0, 1), redrawn every `interval` steps
 
     V is regenerated from its noise stream wherever it is needed, so the space itself keeps nothing.
-    E||lift(U)||^2 = m n r for unit-variance U, and ``E[lift(estimate)] = gradient`` needs the paper's factor 1/r.
+    E||lift(U)||^2 = m n r for unit-variance U; ``E[lift(estimate)] = gradient`` needs the paper's factor 1/r.
 
     Args:
         rank: r. May exceed min(m, n): nothing here needs orthogonality.
@@ -92,7 +92,15 @@ class LowRank(AbstractSpace):
         if trainable.matrix_shape is None or vector.is_zero:
             zero = Combination() if vector.is_zero else vector
             _FULL.add(
-                trainable, zero, out=out, base=base, seed=seed, epoch=epoch, scale=scale, rounding=rounding, rows=rows
+                trainable,
+                zero,
+                out=out,
+                base=base,
+                seed=seed,
+                epoch=epoch,
+                scale=scale,
+                rounding=rounding,
+                rows=rows,
             )
             return
         left = torch.zeros(
@@ -102,11 +110,13 @@ class LowRank(AbstractSpace):
         right = self.basis(trainable, seed=seed, epoch=epoch)
         noise.add_low_rank(out, base, left, right, scale=scale, rounding=rounding, rows=rows)
 
-    def transport(self, trainable: Trainable, vector: Tensor, *, seed: int, old_epoch: int, new_epoch: int) -> Tensor:
+    def transport(
+        self, trainable: Trainable, vector: Tensor, *, seed: int, old_epoch: int, new_epoch: int
+    ) -> Tensor:
         """Return ``N V_old^T V_new / n``, the cheap least-squares projection of ``N V_old^T`` (LOZO-M).
 
-        What it carries over is r / n of the old lift on average: nearly a reset for r much smaller than n, but
-        more than there was for r > n.
+        What it carries over is r / n of the old lift on average: nearly a reset for r much smaller than n,
+        but more than there was for r > n.
         """
         if trainable.matrix_shape is None or old_epoch == new_epoch:
             return vector

@@ -45,7 +45,7 @@ class JournalPlace:
     @classmethod
     def load(cls, folder: Path) -> JournalPlace:
         """Read what `save` wrote."""
-        return cls(**json.loads((folder / JOURNAL_PLACE).read_text()))
+        return cls(**read_json(folder / JOURNAL_PLACE))
 
 
 def save_optimizer(state: dict[str, Any], folder: Path) -> None:
@@ -61,7 +61,7 @@ def save_optimizer(state: dict[str, Any], folder: Path) -> None:
 
 def load_optimizer(folder: Path) -> dict[str, Any]:
     """Read what `save_optimizer` wrote."""
-    state = json.loads((folder / OPTIMIZER_STATE).read_text())
+    state = read_json(folder / OPTIMIZER_STATE)
     for saved in state["state"].values():
         saved["tensors"] = {}
     for full_name, tensor in load_file(folder / OPTIMIZER_TENSORS).items():
@@ -83,6 +83,11 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(text + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text())
+
+
 def save_model(model: nn.Module, folder: Path) -> None:
     """Write a model as safetensors: `save_pretrained` where it has one, its tensors otherwise."""
     if isinstance(model, PreTrainedModel | PushToHubMixin):
@@ -93,20 +98,21 @@ def save_model(model: nn.Module, folder: Path) -> None:
         save_file(tensors, folder / SAFE_WEIGHTS_NAME, {"format": "pt"})
 
 
-def checkpoint_folders(output_dir: Path) -> list[tuple[int, Path]]:
-    """List `(step, folder)` of all checkpoint folders, whole or not, oldest first."""
-    found = []
-    for folder in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        step = folder.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
-        if step.isdecimal() and folder.is_dir():
-            found.append((int(step), folder))
-    return sorted(found)
+def checkpoint_folders(output_dir: Path) -> list[Path]:
+    """List all checkpoint folders, whole or not, oldest first."""
+    found = output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    return sorted((folder for folder in found if folder.name.rpartition("-")[2].isdecimal()), key=step_of)
+
+
+def step_of(folder: Path) -> int:
+    """Return the number of steps behind a checkpoint folder, by its name."""
+    return int(folder.name.rpartition("-")[2])
 
 
 def is_whole(folder: Path) -> bool:
     """Whether a checkpoint was written to the end: the Trainer's own state comes last, and is not torn."""
     try:
-        json.loads((folder / TRAINER_STATE).read_text())
+        read_json(folder / TRAINER_STATE)
     except (OSError, ValueError):
         return False
     return True

@@ -78,7 +78,7 @@ def refuse_existing(path: Path, *, resume: Any) -> None:
         raise UsageError(f"{resume} cannot be resumed: there is no journal {path}.")
     leftovers = files.checkpoint_folders(path.parent)
     if leftovers:
-        raise JournalError(f"{leftovers[-1][1]} exists, but not the journal {path}: choose another folder.")
+        raise JournalError(f"{leftovers[-1]} exists, but not the journal {path}: choose another folder.")
 
 
 def find_checkpoint(journal: Journal, chosen: Path | None) -> tuple[Path | None, int]:
@@ -94,20 +94,21 @@ def find_checkpoint(journal: Journal, chosen: Path | None) -> tuple[Path | None,
         UsageError: `chosen` is no whole checkpoint of this run.
     """
     folders = files.checkpoint_folders(journal.path.parent)
-    usable = [(step, folder) for step, folder in folders if files.is_resumable(folder)]
+    usable = [folder for folder in folders if files.is_resumable(folder)]
     if chosen is not None:
-        usable = [(step, folder) for step, folder in usable if folder.resolve() == chosen.resolve()]
+        usable = [folder for folder in usable if folder.resolve() == chosen.resolve()]
         if not usable:
             raise UsageError(f"{chosen} is no whole checkpoint of the run in {journal.path.parent}.")
-    last_step, folder = usable[-1] if usable else (0, None)
-    place = 0 if folder is None else files.JournalPlace.load(folder).num_records
+    start = usable[-1] if usable else None
+    place = 0 if start is None else files.JournalPlace.load(start).num_records
     if place > len(journal.records):
         raise JournalError(
-            f"{journal.path} holds {len(journal.records)} records, but checkpoint {folder} was written after "
-            f"{place}: it is not the journal of this run, or was cut."
+            f"{journal.path} holds {len(journal.records)} records, but {start} was written after {place}: it is "
+            "not the journal of this run, or was cut."
         )
-    for step, other in folders:
-        if not files.is_whole(other) or (chosen is not None and step > last_step):
-            logger.info("Removing %s: it was interrupted, or lies behind the checkpoint to go back to.", other)
-            files.remove(other)
-    return folder, place
+    for folder in folders:
+        lies_behind = chosen is not None and files.step_of(folder) > files.step_of(start)
+        if lies_behind or not files.is_whole(folder):
+            logger.info("Removing %s: interrupted, or behind the checkpoint to go back to.", folder)
+            files.remove(folder)
+    return start, place

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, set_seed
+from transformers.trainer_pt_utils import find_batch_size
 
 from foretune import noise
 from foretune.engine import read_loss
@@ -54,7 +55,7 @@ class ZOTrainer(Trainer):
     ``metrics.jsonl``; ``train(resume_from_checkpoint=True)`` goes on after a crash bit for bit where the run
     stood, and starts anew where nothing was saved. Nothing in the folder is a pickle.
 
-    Python's, NumPy's and torch's global generators are seeded at every step from the run's seed and the step
+    Python's, NumPy's and torch's global generators are seeded at every step and evaluation from the run's seed
     (the method itself draws nothing from them), so an evaluator that samples can be resumed too. Rows are
     collated one batch ahead: a data collator that draws random numbers is not resumed exactly.
 
@@ -81,7 +82,7 @@ class ZOTrainer(Trainer):
             raise UsageError("model_init would replace the model a journal began with: build the model and pass it.")
         if kwargs.get("optimizer_cls_and_kwargs") or kwargs.get("optimizers", (None, None))[0] is not None:
             raise UsageError("The method is the optimizer: name it in the arguments (method, method_options).")
-        self._objective = objective
+        self.objective = objective
         self._evaluator = evaluator
         self._run_info = dict(run_info or {})
         self._micro_batches: list[Any] = []
@@ -90,8 +91,8 @@ class ZOTrainer(Trainer):
         self._metrics_log: MetricsLog | None = None
         self._weights_hash: str | None = None
         self._repeats_step = False
-        self._epoch_ended = False
-        self._has_stopped = False
+        self.epoch_ended = False
+        self.has_stopped = False
         self.zo_optimizer: Optimizer | None = None
         if objective is not None:
             args.remove_unused_columns = False  # the objective reads the rows, not the model's signature
@@ -137,6 +138,11 @@ class ZOTrainer(Trainer):
         # transformers sums these for the run's mean, which one nan would spoil; logs take the journal's losses
         return torch.tensor(loss if math.isfinite(loss) else 0.0, device=self.args.device)
 
+    def seed_generators(self, index: int, what: Literal["epoch", "step", "evaluation"]) -> None:
+        """Seed Python's, NumPy's and torch's global generators for what begins now."""
+        purpose = ("epoch", "step", "evaluation").index(what)
+        set_seed(noise.mix(self.args.seed, index, purpose) % 2**32)
+
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> None:
         """There is no gradient, so no norm."""
 
@@ -181,6 +187,8 @@ class ZOTrainer(Trainer):
         recorded = self._history.next_evaluation(step, metric_key_prefix) if self.is_in_train else None
         if recorded is not None:
             return self._announce(dict(recorded.metrics))
+        if self.is_in_train:
+            self.seed_generators(step, "evaluation")
         if self._evaluator is None:
             metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         else:
@@ -309,7 +317,7 @@ class ZOTrainer(Trainer):
         folder = Path(output_dir)
         files.save_optimizer(self.zo_optimizer.state_dict(), folder)
         files.write_json(folder / files.SCHEDULER_STATE, self.lr_scheduler.state_dict())
-        files.JournalPlace(self._history.place, self._epoch_ended).save(folder)
+        files.JournalPlace(self._history.place, self.epoch_ended).save(folder)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Read what `_save_optimizer_and_scheduler` wrote."""
@@ -339,55 +347,91 @@ class ZOTrainer(Trainer):
         start = super()._init_training_state(
             max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
         )
-        self._has_stopped = False
+        self.has_stopped = False
         if resume_from_checkpoint is None:
             return start
-        self._has_stopped = self.control.should_training_stop  # as the checkpoint restored it
+        self.has_stopped = self.control.should_training_stop  # as the checkpoint restored it
         self.control._new_step()  # what that step asked for (a log, a checkpoint) was done
-        is_last_step = self._has_stopped or start[1] == 0
+        is_last_step = self.has_stopped or start[1] == 0
         if files.JournalPlace.load(Path(resume_from_checkpoint)).epoch_ended:
-            return (num_train_epochs, 0) if self._has_stopped else start
+            return (num_train_epochs, 0) if self.has_stopped else start
         if not is_last_step:
             return start
         all_batches = num_update_steps_per_epoch * self.args.gradient_accumulation_steps
         return (self.state.global_step - 1) // num_update_steps_per_epoch, all_batches
 
-    def begin_phase(self, index: int, purpose: int) -> None:
-        """Seed the global generators for an epoch or step (called when it begins)."""
-        set_seed(noise.mix(self.args.seed, index, purpose) % 2**32)
-
 
 @dataclass(frozen=True, slots=True)
 class _StepLoss:
-    """The loss of all micro-batches of a step, combined by the objective's own denominator."""
+    """The loss of all micro-batches of a step, combined by the objective's own denominator.
+
+    Attributes:
+        num_items: Denominator of the whole step, by which the model has divided each loss (transformers counts
+            the labels); None if each loss is a mean over the rows of its micro-batch.
+    """
 
     trainer: ZOTrainer
     model: nn.Module
     batches: list[Any]
     num_items: Tensor | int | None
-    """Denominator of the whole step, by which the model divides each loss itself; None if it takes means."""
 
     @property
     def num_micro_batches(self) -> int:
+        """What the choice of an engine needs to know."""
         return len(self.batches)
 
     def __call__(self) -> float:
         with self.trainer.compute_loss_context_manager():
-            return math.fsum(self._shares())
+            losses = [read_loss(self._loss(batch)) for batch in self.batches]
+        return math.fsum(loss * share for loss, share in zip(losses, self._shares(), strict=True))
+
+    def _loss(self, batch: Any) -> Tensor:
+        objective = self.trainer.objective
+        if objective is not None:
+            return objective.loss(self.model, batch)
+        # a copy: transformers takes the labels out of it where it computes the loss itself
+        return self.trainer.compute_loss(self.model, dict(batch), num_items_in_batch=self.num_items)
 
     def _shares(self) -> list[float]:
-        objective = self.trainer._objective
+        objective = self.trainer.objective
         if objective is not None:
             weights = [objective.weight(batch) for batch in self.batches]
-            losses = [objective.loss(self.model, batch) for batch in self.batches]
+        elif self.num_items is not None:
+            return [1.0] * len(self.batches)
         else:
-            weights = ...
-        total = sum(weights)
-        return []
+            weights = [find_batch_size(batch) or 1 for batch in self.batches]
+        return [weight / sum(weights) for weight in weights]
 
 
 class _Bookkeeping(TrainerCallback):
-    """Tells the trainer where its loop is."""
+    """Follows the Trainer's loop."""
 
     def __init__(self, trainer: ZOTrainer) -> None:
         self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = self._trainer.has_stopped
+        self._trainer.begin_logs()
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._trainer.epoch_ended = False
+        self._trainer.seed_generators(int(state.epoch), "epoch")
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._trainer.seed_generators(state.global_step, "step")
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._trainer.after_step()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._trainer.epoch_ended = True
+
+
+def _reproducible(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Keep the metrics that a second run would repeat: numbers, but no times and rates."""
+    clocks = ("_runtime", "_per_second", "_preparation_time")
+    return {
+        name: float(value)
+        for name, value in metrics.items()
+        if isinstance(value, int | float) and name != "epoch" and not name.endswith(clocks)
+    }

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from torch import Tensor
-from toys import Quadratic, assert_mean, trainables_of
 
 from foretune import noise
 from foretune.directions import Gaussian, Rademacher
 from foretune.noise import Noise, Purpose
 from foretune.types import AbstractDirection, TensorState, Trainable
+from toys import Quadratic, assert_mean, trainables_of
 
 LAWS = [Gaussian(), Rademacher()]
 

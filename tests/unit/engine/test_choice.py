@@ -5,15 +5,12 @@ from __future__ import annotations
 import logging
 
 import pytest
-import torch
 from engine_runs import MINUS, PLUS, SEVERAL, Shift, bits, loss_of_moved_copy, measure, num_hooks
-from model_zoo import ZOO, Entry, Shared, Stack, data_closure
-from torch import nn
 
 from foretune.engine import choose_engine
 from foretune.engine.in_place import InPlace
-from foretune.errors import IncompatibleError
 from foretune.parameters import collect_trainables
+from model_zoo import ZOO, Entry
 
 
 @pytest.mark.parametrize("entry", ZOO, ids=lambda entry: entry.name)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from torch import Tensor
-from toys import Quadratic
 
 from foretune.errors import UsageError
 from foretune.estimators import OneSided, TwoSided
+from toys import Quadratic
 
 ESTIMATORS = [TwoSided, OneSided]
 

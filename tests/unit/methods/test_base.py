@@ -4,12 +4,12 @@ import inspect
 from dataclasses import MISSING, fields
 
 import pytest
-from toys import Regression
 
 import foretune
 from foretune.errors import UsageError
 from foretune.methods import METHODS, make_method
 from foretune.methods.base import method_name
+from toys import Regression
 
 
 def test_the_registry_lists_the_published_names() -> None:
@@ -18,7 +18,9 @@ def test_the_registry_lists_the_published_names() -> None:
 
 
 def test_an_unknown_method_gets_near_misses() -> None:
-    with pytest.raises(UsageError, match=r"Unknown method 'loz'\. Did you mean: .*lozo.*\? Available: .*mezo"):
+    with pytest.raises(
+        UsageError, match=r"Unknown method 'loz'\. Did you mean: .*lozo.*\? Available: .*mezo"
+    ):
         make_method("loz", {})
 
 
@@ -47,7 +49,7 @@ def test_the_class_carries_the_settings(name: str) -> None:
     for field in fields(recipe):
         assert field.default is not MISSING
         assert signature.parameters[field.name].default == field.default
-    assert list(signature.parameters)[0] == "model"
+    assert next(iter(signature.parameters)) == "model"
     assert list(signature.parameters)[-2:] == ["seed", "engine"]
     optimizer = optimizer_class(Regression(), **recipe.toy.options)
     settings = {field.name: field.default for field in fields(recipe)} | recipe.toy.options

@@ -3,13 +3,13 @@
 import pytest
 import torch
 from torch import Tensor
-from toys import Quadratic, restore, weights_of
 
 import foretune
 from foretune import LOZO, LOZOM
 from foretune.methods import make_method
 from foretune.spaces import LowRank
 from foretune.updates import Momentum
+from toys import Quadratic, restore, weights_of
 
 SHAPES = {"a": (6, 5), "b": (4,), "c": (3, 2, 4), "d": (1, 1, 4)}
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from toys import Net, Quadratic, weights_of
 
 from foretune import MeZO, noise
 from foretune.estimators import OneSided, TwoSided
@@ -10,6 +9,7 @@ from foretune.methods import make_method
 from foretune.noise import Noise, Purpose
 from foretune.spaces import Identity
 from foretune.updates import SGD
+from toys import Net, Quadratic, weights_of
 
 
 def test_published_defaults() -> None:

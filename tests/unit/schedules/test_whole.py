@@ -1,10 +1,10 @@
 """One block with everything, and the learning-rate factor of matrices."""
 
 import pytest
-from toys import trainables_of
 
 from foretune.errors import UsageError
 from foretune.schedules import Whole
+from toys import trainables_of
 
 
 def test_every_tensor_moves_at_every_step() -> None:

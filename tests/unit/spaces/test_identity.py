@@ -1,12 +1,12 @@
 """The full space: a lift that is the identity."""
 
 import torch
-from toys import trainables_of
 
 from foretune import noise
 from foretune.noise import Noise, Purpose
 from foretune.spaces import Identity
 from foretune.types import Combination
+from toys import trainables_of
 
 
 def test_lift_is_the_vector_itself() -> None:

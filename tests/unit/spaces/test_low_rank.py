@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch import Tensor
-from toys import assert_mean, trainables_of
 
 from foretune import noise
 from foretune.directions import Gaussian
@@ -11,6 +10,7 @@ from foretune.errors import UsageError
 from foretune.noise import Law, Noise, Purpose
 from foretune.spaces import LowRank
 from foretune.types import Combination, TensorState, Trainable
+from toys import assert_mean, trainables_of
 
 SEED = 11
 
@@ -119,7 +119,7 @@ def test_mean_estimate_given_v_is_the_gradient_projected() -> None:
 
 
 def test_moments_over_v() -> None:
-    """E estimate = G; E||estimate||^2 = (m n + 2 (m + n + 1) / r + 2) ||G||^2, 44 ||G||^2 for m, n, r = 6, 5, 2."""
+    """E estimate = G; E||estimate||^2 = (m n + 2 (m + n + 1) / r + 2) ||G||^2, here 44 ||G||^2."""
     (trainable,) = trainables_of(w=(6, 5))
     space, num = LowRank(rank=2), 4000
     gradient = torch.randn(6, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from torch import Tensor, nn
-from toys import Net, Quadratic
-from update_runs import estimates_and_start, run_update
 
 from foretune import LowRank, Optimizer, TwoSided
 from foretune.errors import IncompatibleError, UsageError
 from foretune.updates import SGD, Momentum
+from toys import Net, Quadratic
+from update_runs import estimates_and_start, run_update
 
 
 def oracle(start: Tensor, estimates: list[Tensor], *, lr: float, beta: float, decay: float, decoupled: bool):

@@ -1,9 +1,9 @@
 """Plain descent, with decay of the weights before the step."""
 
 import torch
-from update_runs import estimates_and_start, run_update
 
 from foretune.updates import SGD
+from update_runs import estimates_and_start, run_update
 
 
 def test_against_torch() -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from toys import weights_of
 
 from foretune import SGD, Optimizer
 from foretune.journal import StepRecord
 from foretune.methods import AbstractMethod, optimizer_class
+from toys import weights_of
 
 
 def build(recipe: type[AbstractMethod], model: nn.Module, **options: Any) -> Optimizer:

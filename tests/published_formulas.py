@@ -82,8 +82,8 @@ def lozo(
 ) -> Weights:
     """LOZO-M; with beta = 0 LOZO. The learning rate of matrices is the factor in front of ``g U V^T``.
 
-    N <- g U at the first step; beta N + (1 - beta) g U, or beta N V_old^T V_new / n + (1 - beta) g U where V is
-    redrawn; W <- W - matrix_lr N V^T. Vectors: N of their own size, V = 1.
+    N <- g U at first, then beta N + (1 - beta) g U with N V_old^T V_new / n in place of N where V is redrawn;
+    W <- W - matrix_lr N V^T. Vectors: N of their own size, V = 1.
     """
     averages: Weights = {}
     bases: Weights = {}

@@ -29,9 +29,7 @@ def run_update(
                 scalars=(),
             )
         )
-        Identity().add(
-            trainable, change.step, out=weights, base=weights, seed=0, epoch=0, scale=change.scale
-        )
+        Identity().add(trainable, change.step, out=weights, base=weights, seed=0, epoch=0, scale=change.scale)
         state.num_updates += 1
     return weights, state
 

@@ -1,0 +1,170 @@
+"""What a user gets wrong: one line that names it, a non-zero exit, nothing lost, before any model is loaded."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from foretune.cli.main import main
+
+
+def _fails(words, capsys, *parts, code=2):
+    assert main(list(words)) == code
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("foretune: error: ")
+    for part in parts:
+        assert part in lines[0]
+
+
+@pytest.fixture(autouse=True)
+def _no_model_is_loaded(request, monkeypatch):
+    """Every one of these mistakes is found before a model is loaded."""
+    from foretune.runs import train
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(train, "load_model", refuse)
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("trian", ["'trian'", "Did you mean: train"]),
+        ("train --method loz", ["'loz'", "Did you mean: lozo"]),
+        ("train --task sst3", ["'sst3'", "Did you mean: sst2"]),
+        ("train --method lozo --method.rnk 3", ["--method.rnk", "Did you mean: --method.rank"]),
+        ("train --method.rank 3", ["--method.rank", "--method.lr"]),
+        ("train --stepz 3", ["--stepz", "Did you mean: --steps"]),
+        ("train --lr fast", ["--lr must be a number", "'fast'"]),
+        ("train --lr -1", ["--lr must be at least 0", "-1.0"]),
+        ("train --lr nan", ["--lr must be a number", "nan"]),
+        ("train --zo-eps 0", ["zo_eps must be positive", "0.0"]),
+        ("train --zo-eps -0.1", ["zo_eps must be positive", "-0.1"]),
+        ("train --num-directions 0", ["num_directions must be at least 1"]),
+        ("train --steps 0", ["--steps must be at least 1"]),
+        ("train --steps 2.5", ["--steps must be a whole number", "'2.5'"]),
+        ("train --batch-size 0", ["--batch-size must be at least 1"]),
+        ("train --eval-steps 0", ["--eval-steps must be at least 1"]),
+        ("train --dtype int8", ["--dtype must be one of", "'int8'"]),
+        ("train --lr-scheduler step", ["--lr-scheduler must be one of", "'step'"]),
+        ("train --engine fast", ["--engine must be one of", "'fast'"]),
+        ("train --method lozo --method.rank 0", ["rank must be at least 1"]),
+        ("train --method lozo --method.interval 0", ["interval must be at least 1"]),
+        ("train --method lozo_m --method.beta 1", ["beta must be in [0, 1)"]),
+        ("train --method.lr 1e-3 --lr 1e-4", ["contradicts"]),
+        ("train --method.estimator three_sided", ["--method.estimator must be one of"]),
+        ("train --model /no/such/model", ["--model /no/such/model", "no such folder"]),
+        ("train --data-dir /no/such/data", ["/no/such/data", "not a folder"]),
+        ("train --template v9", ["'v9'", "v0"]),
+        ("train --num-train 0", ["--num-train must be at least 1"]),
+        ("train --num-dev 40", ["train"]),
+        ("train --config /no/such.yaml", ["--config /no/such.yaml", "no such file"]),
+        ("train extra", ["'extra'"]),
+    ],
+)
+def test_options(train_words, tmp_path, capsys, words, parts):
+    command, *change = words.split()
+    given = [command, *train_words[1:], *change] if command == "train" else [command]
+    _fails(given, capsys, *parts)
+    assert not (tmp_path / "run" / "journal").exists()
+
+
+def test_missing_model_and_output_are_named(capsys):
+    _fails(["train"], capsys, "--model is missing")
+    _fails(["train", "--model", "m"], capsys, "--task is missing")
+    _fails(["train", "--model", "m", "--task", "sst2"], capsys, "--output is missing")
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ("", ["no rows"]),
+        ('{"sentence": "good ", "label": 1}\nnot json\n', ["line 2"]),
+        ('{"sentence": "good "}\n', ["line 1", "'label' is missing"]),
+        ('{"sentence": "good ", "label": 2}\n', ["line 1", "'label' is 2", "0 to 1"]),
+        ('{"sentence": "good ", "label": "pos"}\n', ["line 1", "'pos'", "an integer"]),
+        ("[1, 2]\n", ["line 1"]),
+    ],
+)
+def test_data_files(train_words, rows_dir, tmp_path, capsys, content, parts):
+    folder = tmp_path / "data" / "sst2"
+    folder.mkdir(parents=True)
+    (folder / "train.jsonl").write_text(content)
+    (folder / "validation.jsonl").write_text((rows_dir / "sst2" / "validation.jsonl").read_text())
+    words = [str(tmp_path / "data") if word == str(rows_dir) else word for word in train_words]
+    _fails(words, capsys, "train.jsonl", *parts)
+
+
+def test_missing_data_files(train_words, rows_dir, tmp_path, capsys):
+    words = [str(tmp_path) if word == str(rows_dir) else word for word in train_words]
+    _fails(words, capsys, "'sst2'")
+    (tmp_path / "sst2").mkdir()
+    _fails(words, capsys, "train.jsonl", "does not exist")
+
+
+def test_a_folder_without_a_model(train_words, tiny_model, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    words = [str(tmp_path / "empty") if word == str(tiny_model) else word for word in train_words]
+    _fails(words, capsys, "no config.json")
+
+
+def test_an_output_that_is_taken(train_words, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "journal").write_bytes(b"someone's run")
+    _fails(train_words, capsys, "--resume")
+    assert (tmp_path / "run" / "journal").read_bytes() == b"someone's run"
+
+
+def test_an_output_that_is_a_file(train_words, tmp_path, capsys):
+    (tmp_path / "run").write_text("notes")
+    _fails(train_words, capsys, "is a file")
+    assert (tmp_path / "run").read_text() == "notes"
+
+
+def test_an_output_that_cannot_be_written(train_words, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    _fails(train_words, capsys, "--output", "not writable")
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("steps: [1, 2\n", ["not YAML"]),
+        ("- steps\n", ["expected options"]),
+        ("stepz: 3\n", ["--stepz", "Did you mean: --steps"]),
+        ("method:\n  name: lozo\n  rnk: 3\n", ["--method.rnk", "--method.rank"]),
+        ("method: loz\n", ["'loz'"]),
+        ("steps: many\n", ["--steps must be a whole number", "'many'"]),
+    ],
+)
+def test_config_files(tmp_path, capsys, text, parts):
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    _fails(["train", "--config", str(file)], capsys, *parts)
+
+
+def test_replay(tmp_path, capsys):
+    _fails(["replay", str(tmp_path / "nothing"), "-o", str(tmp_path / "o")], capsys, "nothing", code=1)
+    (tmp_path / "journal").write_bytes(b"not a journal")
+    _fails(["replay", str(tmp_path), "-o", str(tmp_path / "o")], capsys, "journal", code=1)
+    _fails(["replay", str(tmp_path)], capsys, "--output is missing")
+    _fails(["replay", str(tmp_path), "-o", str(tmp_path)], capsys, "not empty")
+
+
+def test_evaluate(tiny_model, rows_dir, capsys):
+    words = f"evaluate --model {tiny_model} --data-dir {rows_dir}".split()
+    _fails(words, capsys, "--task is missing")
+    _fails([*words, "--task", "sst2", "--num-eval", "0"], capsys, "--num-eval must be at least 1")
+    _fails(["evaluate", "--model", "/no/such", "--task", "sst2"], capsys, "no such folder")
+
+
+def test_other_commands(capsys):
+    _fails(["methods", "loz"], capsys, "Did you mean: lozo")
+    _fails(["methods", "a", "b"], capsys, "one name")
+    _fails(["env", "--all"], capsys, "'--all'")
+    _fails(["demo", "--fast"], capsys, "--fast")
+
