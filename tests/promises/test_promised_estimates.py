@@ -61,7 +61,7 @@ def test_its_mean_estimate_is_the_gradient(recipe: type[AbstractMethod]) -> None
     }
     gradient = dict(zip(shapes, model.gradient().split([6, 2]), strict=True))
     estimates: dict[str, list[Tensor]] = {name: [] for name in members}
-    for seed in range(400):
+    for seed in range(250):
         restore(model, start)
         build_descent(recipe, model, lr=lr, seed=seed).step(model)
         for name, tensor in weights_of(model).items():

@@ -182,7 +182,7 @@ def test_std_acts_twice_on_the_mean_update(sequential: bool) -> None:
     model, lr = Quadratic(SHAPES), 1e-7
     start, theta, gradient = weights_of(model), model.flat().detach(), model.gradient()
     changes = []
-    for seed in range(400):
+    for seed in range(250):
         restore(model, start)
         optimizer = Optimizer(
             model, estimator=TwoSided(), schedule=schedule, lr=lr, seed=seed, engine="in_place"
@@ -408,6 +408,35 @@ def test_a_record_is_written_before_its_update(tmp_path: Path, monkeypatch: pyte
     for _ in range(2):
         straight.step(straight_model)
     assert differing_bits(weights_of(straight_model), weights_of(model)) == []
+
+
+def test_a_recalled_step_is_made_but_not_written_again(tmp_path: Path) -> None:
+    model, twin = Net(), Net()
+    optimizer, recalling = MeZO(model, lr=0.1), MeZO(twin, lr=0.1)
+    recalling.record_to(tmp_path / "journal")
+    recalling.estimate(twin)  # creates the journal
+    optimizer.step(model)
+    recalling.recall(optimizer.last_record)
+    loss = recalling.step()
+    assert loss.item() == optimizer.last_record.loss
+    assert differing_bits(weights_of(model), weights_of(twin)) == []
+    assert Journal.read(tmp_path / "journal").steps == []
+    recalling.step(twin)
+    assert [record.step for record in Journal.read(tmp_path / "journal").steps] == [1]
+    recalling.journal.close()
+
+
+def test_a_loaded_state_is_a_copy() -> None:
+    """Going on with one optimizer does not move the momentum of the one it was loaded from."""
+    model, twin = Net(), Net()
+    options = {"estimator": TwoSided(), "update": Momentum(), "lr": 0.1}
+    optimizer, loaded = Optimizer(model, **options), Optimizer(twin, **options)
+    optimizer.step(model)
+    loaded.load_state_dict(optimizer.state_dict())
+    before = {t.name: s.tensors["momentum"].clone() for t, s in optimizer.tensor_states.items()}
+    loaded.step(twin)
+    after = {t.name: s.tensors["momentum"] for t, s in optimizer.tensor_states.items()}
+    assert differing_bits(before, after) == []
 
 
 # -------------------------------------------------------------------- errors

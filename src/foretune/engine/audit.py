@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import CodeType, FrameType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -74,7 +77,7 @@ class _Copy:
 class _WatchOperators(TorchDispatchMode):
     """Sees every operator, in scripted functions and through views and aliases of a weight too."""
 
-    supports_higher_order_operators = True  # such as flex attention: they are watched by their arguments
+    supports_higher_order_operators = True  # flex attention is one; their arguments are looked at
 
     def __init__(self, memory: _TrueMemory) -> None:
         super().__init__()
@@ -105,20 +108,34 @@ def _watch_addresses(memory: _TrueMemory) -> Iterator[None]:
         del nn.Parameter.data_ptr
 
 
+def _runs_compiled(frame: FrameType | None, wrapper: CodeType) -> bool:
+    """Whether a function that torch.compile has wrapped is being called."""
+    while frame is not None:
+        if frame.f_code is wrapper:
+            return True
+        frame = frame.f_back
+    return False
+
+
 def find_obstacle(engine: Layerwise, closure: LossClosure, *, num_micro_batches: int = 1) -> str | None:
     """Run `closure` once, watched, and say why `engine` cannot serve it; None if it can.
 
     Found are: a tensor whose true data is read, outside the module that owns it or through an alias; a module
     called more than twice per evaluation and micro-batch; a module that returns its weight (or a view of it)
-    instead of a new tensor. To be called within a session of the engine.
+    instead of a new tensor; a module called by a compiled function, which was or will be traced with the hooks of
+    another moment. To be called within a session of the engine.
     """
     memory = _TrueMemory(engine.trainables)
     module_names = {module: name or type(module).__name__ for name, module in engine.model.named_modules()}
     calls: Counter[nn.Module] = Counter()
     returned: set[str] = set()
+    compiled: set[str] = set()
+    compile_wrapper = torch.compile(_runs_compiled).__code__
 
     def look_at_output(module: nn.Module, args: object, output: object) -> None:
         calls[module] += 1
+        if _runs_compiled(sys._getframe(), compile_wrapper):
+            compiled.add(module_names[module])
         with memory.unwatched():
             lent = [memory_span(parameter) for parameter in engine.open_parameters()]
             for leaf in tree_leaves(output):
@@ -128,7 +145,8 @@ def find_obstacle(engine: Layerwise, closure: LossClosure, *, num_micro_batches:
                         returned.add(module_names[module])
 
     def watched() -> Tensor | float:
-        with _watch_addresses(memory), _WatchOperators(memory):
+        # what is compiled runs as plain Python here: operators inside would not be seen
+        with torch.compiler.set_stance("force_eager"), _watch_addresses(memory), _WatchOperators(memory):
             return closure()
 
     # in front of the engine's own hooks, which put the true data back
@@ -139,6 +157,8 @@ def find_obstacle(engine: Layerwise, closure: LossClosure, *, num_micro_batches:
         for handle in handles:
             handle.remove()
 
+    if compiled:
+        return f"module {_some(compiled)} is run by a compiled function"
     if returned:
         return f"module {_some(returned)} returns its own weight"
     if memory.read:

@@ -233,7 +233,7 @@ def test_data_order_of_a_resumed_epoch(tmp_path):
         ({"lr_scheduler_kwargs": {"num_cycles": 2}}, "'trainer.lr_scheduler_options'"),
         ({"engine": "in_place"}, "'engine' was 'layerwise' when the run began and is 'in_place' now"),
         ({"bf16": True}, "'trainer.bf16'"),
-        ({"label_smoothing_factor": 0.1}, "'trainer.label_smoothing'"),
+        ({"dataloader_drop_last": True}, "'trainer.drop_last'"),
     ],
 )
 def test_resume_with_a_changed_setting_is_refused_by_name(finished, tmp_path, settings, named):
@@ -446,8 +446,9 @@ def test_own_path_of_transformers_is_resumed_too(tmp_path):
         assert_equal_runs(snapshot(run(folder, model=make_opt(), **settings)), whole)
 
 
-def test_resume_takes_the_threads_of_the_run(finished, tmp_path, caplog):
-    folder = shutil.copytree(finished, tmp_path / "run")
+def test_resume_takes_the_threads_of_the_run(tmp_path, caplog):
+    folder = tmp_path / "run"
+    run(folder)  # with one thread, as all of these tests
     seen = []
 
     class Watch(TrainerCallback):
@@ -503,13 +504,13 @@ make_trainer(Path(sys.argv[1]), **{settings!r}).train(resume_from_checkpoint=Tru
 @pytest.mark.slow
 def test_run_killed_again_and_again_is_equal_in_the_end(tmp_path):
     """SIGKILL at moments that the journal's growth dates, until the run ends by itself."""
-    settings = {**RUNS["lozo_m"], "max_steps": 300, "save_steps": 40, "eval_steps": 30}
+    settings = {**RUNS["lozo_m"], "max_steps": 150, "save_steps": 40, "eval_steps": 30}
     whole = snapshot(run(tmp_path / "whole", **settings))
     folder = tmp_path / "run"
     code = _KILLED_RUN.format(tests=str(Path(__file__).parents[2]), settings=settings)
     journal = folder / "journal"
     num_kills = 0
-    for target in (2_000, 6_000, 11_000, None):
+    for target in (3_000, 7_000, None):
         process = subprocess.Popen(
             [sys.executable, "-c", code, str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -519,7 +520,7 @@ def test_run_killed_again_and_again_is_equal_in_the_end(tmp_path):
                 num_kills += 1
                 process.wait()
             time.sleep(0.001)
-    assert num_kills == 3
+    assert num_kills == 2
     assert process.returncode == 0
     assert journal.read_bytes() == whole["journal"]
     assert (folder / "metrics.jsonl").read_text() == whole["metrics"]

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import json
+import math
+
+from foretune.journal import EvaluationRecord, StepRecord
+from foretune.trainer.metrics_log import MetricsLog, log_line
+
+
+def step(number: int, loss: float, *scalars: float, accepted: bool = True) -> StepRecord:
+    return StepRecord(number, scalars, loss, lr=0.1 * (number + 1), zo_eps=1e-3, accepted=accepted)
+
+
+def test_log_line_is_the_mean_of_its_steps():
+    line = log_line([step(0, 1.0, 3.0, 1.0), step(1, 2.0, -1.0, 5.0, accepted=False)])
+    assert line == {
+        "loss": 1.5,
+        "projected_grad_rms": 3.0,
+        "learning_rate": 0.2,
+        "zo_eps": 1e-3,
+        "rejected_steps": 1,
+    }
+
+
+def test_a_line_every_interval_and_for_every_evaluation(tmp_path):
+    log = MetricsLog(tmp_path / "log", 2)
+    for record in (step(0, 1.0, 1.0), EvaluationRecord(1, {"eval_loss": 0.5}), step(1, 3.0, 1.0), step(2, 9.0, 1.0)):
+        log.add(record)
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [(line["step"], line.get("loss"), line.get("eval_loss")) for line in lines] == [
+        (1, None, 0.5),
+        (2, 2.0, None),
+    ]
+
+
+def test_file_is_a_function_of_the_records(tmp_path):
+    records = [step(number, number / 3, number**0.5) for number in range(7)]
+    records.insert(3, EvaluationRecord(3, {"eval_loss": 1 / 3}))
+    live = MetricsLog(tmp_path / "live", 3)
+    for record in records:
+        live.add(record)
+    (tmp_path / "rebuilt").write_text('{"step": 1, "torn')
+    rebuilt = MetricsLog(tmp_path / "rebuilt", 3, records[:5])
+    for record in records[5:]:
+        rebuilt.add(record)
+    assert (tmp_path / "rebuilt").read_bytes() == (tmp_path / "live").read_bytes()
+
+
+def test_a_loss_that_is_not_finite_is_null(tmp_path):
+    log = MetricsLog(tmp_path / "log", 1)
+    log.add(step(0, math.nan, 0.0, accepted=False))
+    line = json.loads((tmp_path / "log").read_text(), parse_constant=lambda name: 1 / 0)
+    assert line["loss"] is None
+    assert line["rejected_steps"] == 1
