@@ -24,7 +24,7 @@ class Row:
 
     `dirty` is 1 if tracked files differed from `commit`; `machine` is the processor's model, `threads` those of
     PyTorch; `tokens` the length of a sequence (a range where rows differ); `low` and `high` are the 20 and 80 %
-    quantiles of `n` measurements, `value` their median.
+    quantiles of `n` measurements, `value` their median (nan where only the median was kept).
     """
 
     date: str
@@ -55,6 +55,7 @@ class Ledger:
 
     def __init__(self, *, shape: str, dtype: str) -> None:
         self.rows: list[Row] = []
+        self.dtype = dtype
         self._common = {
             "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "commit": _git("rev-parse", "--short", "HEAD") or "unknown",
@@ -68,15 +69,21 @@ class Ledger:
             "dtype": dtype,
         }
 
-    def add(self, method: str, what: str, spread: Spread, unit: str, *, batch: int = 0, tokens: str = "") -> None:
+    def add(
+        self, method: str, what: str, spread: Spread, unit: str, *, batch: int = 0, tokens: str = ""
+    ) -> None:
         """Note one figure."""
         self.rows.append(
-            Row(**self._common, batch=batch, tokens=tokens, method=method, what=what, unit=unit, **asdict(spread))
+            Row(
+                **self._common,
+                batch=batch,
+                tokens=tokens,
+                method=method,
+                what=what,
+                unit=unit,
+                **asdict(spread),
+            )
         )
-
-    def find(self, method: str, what: str, tokens: str = "") -> Row:
-        """Return a figure that was noted."""
-        return next(row for row in self.rows if (row.method, row.what, row.tokens) == (method, what, tokens))
 
     def append_to(self, path: Path) -> None:
         """Write the rows at the end of a CSV file, which is begun if it does not exist.
@@ -93,7 +100,9 @@ class Ledger:
             writer = csv.DictWriter(file, columns, lineterminator="\n")
             if is_new:
                 writer.writeheader()
-            writer.writerows({name: _short(value) for name, value in asdict(row).items()} for row in self.rows)
+            writer.writerows(
+                {name: _short(value) for name, value in asdict(row).items()} for row in self.rows
+            )
 
 
 def check_columns(path: Path, columns: Sequence[str]) -> None:
@@ -114,7 +123,9 @@ def _short(value: object) -> object:
 
 def _git(*arguments: str) -> str:
     try:
-        result = subprocess.run(["git", *arguments], cwd=_REPOSITORY, capture_output=True, text=True, check=True)
+        result = subprocess.run(
+            ["git", *arguments], cwd=_REPOSITORY, capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):  # no git, or not a checkout
         return ""
     return result.stdout.strip()

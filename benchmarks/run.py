@@ -6,6 +6,7 @@ within a round. Rows are appended to results/step.csv.
 
 from __future__ import annotations
 
+import math
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,16 @@ from ledger import Ledger, Row
 from rich.console import Console
 from rich.table import Table
 from timing import Seconds, Spread, TimedStep, interleave, timed
-from workload import BATCH_SIZE, EQUAL_LENGTHS, MIXED_LENGTHS, SHAPES, Shape, build_model, describe_lengths, make_rows
+from workload import (
+    BATCH_SIZE,
+    EQUAL_LENGTHS,
+    MIXED_LENGTHS,
+    SHAPES,
+    Shape,
+    build_model,
+    describe_lengths,
+    make_rows,
+)
 
 from foretune.methods import make_method
 from foretune.objectives import ClassificationObjective
@@ -125,17 +135,40 @@ def measure_memory(ledger: Ledger, shape: Shape, dtype: str) -> None:
         figures = {
             "peak memory": (peak.peak_bytes / 2**20, "MiB"),
             "peak memory above libraries": (peak.own_bytes / 2**20, "MiB"),
-            "memory above inference": ((peak.own_bytes - inference.own_bytes) / layer_bytes, "largest layers"),
+            "memory above inference": (
+                (peak.own_bytes - inference.own_bytes) / layer_bytes,
+                "largest layers",
+            ),
         }
         for what, (value, unit) in figures.items():
             ledger.add(case, what, Spread(value, value, value, 1), unit, **place)
+
+
+def measure_noise(ledger: Ledger, **sizes: int) -> None:
+    """Note the time per element of each noise kernel, and how many times faster it is than `torch.normal` + add."""
+    for row in noise.measure(**sizes):
+        if row["dtype"] == ledger.dtype:
+            for what, value, unit in (
+                ("time", row["median_ns"], "ns/element"),
+                ("speed-up", row["speedup"], "times"),
+            ):
+                ledger.add(row["case"], what, Spread(value, math.nan, math.nan, sizes["rounds"]), unit)
 
 
 def print_steps(console: Console, ledger: Ledger, lengths: Sequence[int]) -> None:
     """Print times, parts and ratios for one batch."""
     tokens = describe_lengths(lengths)
     table = Table(title=f"One step: batch {len(lengths)}, {tokens} tokens (medians; 20-80 % in brackets)")
-    for heading in ("", "step, s", "x floor", "forward x floor", "published / it", "forward, s", "noise, s", "update, s"):
+    for heading in (
+        "",
+        "step, s",
+        "x floor",
+        "forward x floor",
+        "published / it",
+        "forward, s",
+        "noise, s",
+        "update, s",
+    ):
         table.add_column(heading, justify="left" if not heading else "right")
     table.add_column("overhead, s", justify="right")
     table.add_column("noise+update", justify="right")
@@ -160,11 +193,11 @@ def print_steps(console: Console, ledger: Ledger, lengths: Sequence[int]) -> Non
 
 
 def print_rest(console: Console, ledger: Ledger) -> None:
-    """Print what is no time of a step: memory and noise."""
+    """Print what is no part of a step: noise kernels and memory."""
     rows = [row for row in ledger.rows if row.unit not in ("s", "x", "of step")]
     if not rows:
         return
-    table = Table("", "", "value", "unit", title="Memory and noise")
+    table = Table("", "", "value", "unit", title="Noise and memory")
     for row in rows:
         table.add_row(row.method, row.what, _cell(row, 2), row.unit)
     console.print(table)
@@ -172,7 +205,9 @@ def print_rest(console: Console, ledger: Ledger) -> None:
 
 def _cell(row: Row, digits: int) -> str:
     text = f"{row.value:.{digits}f}"
-    return text if row.n == 1 else f"{text} ({row.low:.{digits}f}-{row.high:.{digits}f})"
+    return (
+        text if row.n == 1 or math.isnan(row.low) else f"{text} ({row.low:.{digits}f}-{row.high:.{digits}f})"
+    )
 
 
 def parse(arguments: Sequence[str] | None = None) -> Namespace:
@@ -181,7 +216,9 @@ def parse(arguments: Sequence[str] | None = None) -> Namespace:
     parser.add_argument("--shape", choices=[name for name in SHAPES if name != "tiny"], default="opt-125m")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16", "float64"], default="float32")
     parser.add_argument("--repeats", type=int, default=7, help="rounds that are counted")
-    parser.add_argument("--methods", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="METHOD/ENGINE")
+    parser.add_argument(
+        "--methods", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="METHOD/ENGINE"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS, help="CSV file to append to")
     parser.add_argument("--quick", action="store_true", help="a smoke run: tiny model, two rounds, no memory")
     found = parser.parse_args(arguments)
@@ -196,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, append."""
     options = parse(arguments)
     shape, dtype = SHAPES[options.shape], getattr(torch, options.dtype)
-    console = Console()
+    console = Console(width=150)
     ledger = Ledger(shape=shape.name, dtype=options.dtype)
     model = build_model(shape, dtype)
     contestants = [CONTESTANTS[label] for label in options.methods]
@@ -205,8 +242,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_steps(console, ledger, lengths)
     if memory.is_supported() and not options.quick:
         measure_memory(ledger, shape, options.dtype)
-    for name, spread in noise.measure(repeats=options.repeats).items():
-        ledger.add("noise", name, spread, "ns/element")
+    measure_noise(
+        ledger, **({"elements": 1 << 16, "rounds": 2} if options.quick else {"rounds": options.repeats})
+    )
     print_rest(console, ledger)
     ledger.append_to(options.output)
     console.print(f"{len(ledger.rows)} rows appended to {options.output}.")

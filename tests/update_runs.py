@@ -26,6 +26,7 @@ def run_update(
                 estimate=Combination(dense=(1.0, estimate)),
                 state=state,
                 coordinate_shape=tuple(start.shape),
+                draws=(),
                 scalars=(),
             )
         )

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,13 +105,16 @@ class Optimizer(torch.optim.Optimizer):
         self.trainables = collect_trainables(model)
         for part in (self.parts.space, self.parts.direction, estimator, self.parts.update, self.parts.schedule):
             part.check(self.parts, self.trainables)
+        self._is_open = True
         super().__init__([trainable.parameter for trainable in self.trainables], {"lr": lr})
+        self._is_open = False
         self.tensor_states = {trainable: TensorState() for trainable in self.trainables}
         self.num_steps = 0
         self.num_bad_steps = 0
         self.last_record: StepRecord | None = None
         self.engine: AbstractEngine | None = None
         self.engine_name: EngineName = engine
+        self._finished: list[Estimate] = []
         self._pending: StepRecord | None = None
         self._pending_is_recorded = False
         self._journal: JournalWriter | None = None
@@ -122,6 +126,19 @@ class Optimizer(torch.optim.Optimizer):
     def lr(self) -> float:
         """The learning rate that the next step will use."""
         return float(self.param_groups[0]["lr"])
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Refuse: the tensors are those of the model, by name.
+
+        Raises:
+            UsageError: always, once the optimizer is made.
+        """
+        if not self._is_open:
+            raise UsageError(
+                "add_param_group() cannot add tensors: the optimizer tunes every parameter of its model that has "
+                "requires_grad when it is made. Set requires_grad, then make a new optimizer."
+            )
+        super().add_param_group(param_group)
 
     def step(self, closure: LossClosure | None = None) -> Tensor:  # pyrefly: ignore[bad-override]
         """Measure and move. Without a closure, make the update of the last `estimate` or `recall`.
@@ -151,32 +168,36 @@ class Optimizer(torch.optim.Optimizer):
     def estimate(self, closure: LossClosure) -> float:
         """Measure the losses of the next step and keep their scalars for `step()`; return the training loss.
 
-        The weights are unchanged on return (with a sequential schedule: moved by all blocks but the last).
+        The weights are unchanged on return (with a sequential schedule: moved by all blocks but the last; if the
+        closure raises between two blocks, the next call goes on with the block it raised in).
         """
         if self.engine is None:
             self.engine = choose_engine(self.engine_name, self.model, self.trainables, closure)
             self._create_journal()
-        blocks = self.parts.schedule.blocks(self.num_steps, self.trainables)
-        estimates: list[Estimate] = []
-        accepted = True
+        blocks = self._blocks(self.num_steps)
+        estimates = self._finished
         with self.engine.session():
-            for index, block in enumerate(blocks):
+            for index, block in list(enumerate(blocks))[len(estimates) :]:
                 self._refresh(block)
                 found = self.parts.estimator.estimate(_BlockProbe(self, self.engine, closure, block, index))
                 if not all(map(math.isfinite, found.scalars)):
                     logger.warning("Non-finite loss at step %d: its projected gradient is taken as 0.", self.num_steps)
-                    found = Estimate((0.0,) * len(found.scalars), found.loss)
-                    accepted = False
-                estimates.append(found)
+                    bad_loss = math.nan if math.isfinite(found.loss) else found.loss
+                    found = Estimate((0.0,) * len(found.scalars), bad_loss)
                 if self.parts.schedule.sequential and index + 1 < len(blocks):
-                    self._move(block, index, found.scalars, self.lr)
+                    with hold_interrupts():
+                        self._move(block, index, found.scalars, self.lr)
+                        estimates.append(found)
+                else:
+                    estimates.append(found)
+        self._finished = []
         self._pending = StepRecord(
             step=self.num_steps,
             scalars=tuple(scalar for found in estimates for scalar in found.scalars),
             loss=math.fsum(found.loss for found in estimates) / len(estimates),
             lr=self.lr,
             zo_eps=self.parts.estimator.zo_eps,
-            accepted=accepted,
+            accepted=all(math.isfinite(found.loss) for found in estimates),
         )
         self._pending_is_recorded = False
         return self._pending.loss
@@ -189,7 +210,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         if record.step != self.num_steps:
             raise UsageError(f"Cannot replay step {record.step}: the next step of this optimizer is {self.num_steps}.")
-        blocks = self.parts.schedule.blocks(record.step, self.trainables)
+        blocks = self._blocks(record.step)
         if self.parts.schedule.sequential:
             for index, (block, scalars) in enumerate(_split(blocks, record.scalars)[:-1]):
                 self._refresh(block)
@@ -208,7 +229,7 @@ class Optimizer(torch.optim.Optimizer):
             self._apply(record)
 
     def _apply(self, record: StepRecord) -> None:
-        blocks = self.parts.schedule.blocks(record.step, self.trainables)
+        blocks = self._blocks(record.step)
         first = len(blocks) - 1 if self.parts.schedule.sequential else 0
         for index, (block, scalars) in list(enumerate(_split(blocks, record.scalars)))[first:]:
             self._move(block, index, scalars, record.lr)
@@ -221,16 +242,13 @@ class Optimizer(torch.optim.Optimizer):
         """Express the state of these tensors in the basis of the present epoch."""
         space = self.parts.space
         epoch = space.epoch(self.num_steps)
-        for member in block:
+        for member in block.members:
             state = self.tensor_states[member.trainable]
             if state.tensors and state.epoch != epoch:
-                moved = {
-                    name: space.transport(
-                        member.trainable, tensor, seed=self.seed, old_epoch=state.epoch, new_epoch=epoch
-                    )
-                    for name, tensor in state.tensors.items()
-                }
-                state.tensors, state.epoch = moved, epoch
+                transport = partial(
+                    space.transport, member.trainable, seed=self.seed, old_epoch=state.epoch, new_epoch=epoch
+                )
+                state.tensors, state.epoch = self.parts.update.refresh(state.tensors, transport), epoch
 
     @torch.no_grad()
     def _move(self, block: Block, index: int, scalars: tuple[float, ...], lr: float) -> None:
@@ -240,19 +258,24 @@ class Optimizer(torch.optim.Optimizer):
         epoch = parts.space.epoch(step)
         weights = parts.estimator.weights(scalars)
         keys = [self._key(index, query) for query in range(len(weights))]
-        for member in block:
+        for member in block.members:
             trainable, state = member.trainable, self.tensor_states[member.trainable]
+            shape = parts.space.coordinate_shape(trainable)
             factor = member.std * parts.space.estimate_scale(trainable)
+            draws = tuple(
+                parts.direction.draw(trainable, state, key=key, step=step, coordinate_shape=shape) for key in keys
+            )
             estimate = Combination()
-            for key, weight in zip(keys, weights, strict=True):
-                estimate += parts.direction.draw(trainable, state, key=key, step=step).scaled(weight * factor)
+            for draw, weight in zip(draws, weights, strict=True):
+                estimate += draw.vector.scaled(weight * factor)
             change = parts.update.apply(
                 UpdateContext(
                     member=member,
                     lr=lr * member.lr,
                     estimate=estimate,
                     state=state,
-                    coordinate_shape=parts.space.coordinate_shape(trainable),
+                    coordinate_shape=shape,
+                    draws=draws,
                     scalars=scalars,
                 )
             )
@@ -267,9 +290,14 @@ class Optimizer(torch.optim.Optimizer):
                     scale=change.scale,
                     rounding=Noise(keys[0], trainable.stream, Purpose.UPDATE_ROUNDING),
                 )
-            parts.direction.advance(trainable, state, key=keys[0], scalars=scalars)
+            parts.direction.advance(
+                trainable, state, keys=keys, step=step, coordinate_shape=shape, scalars=scalars
+            )
             state.num_updates += 1
             state.epoch = epoch
+
+    def _blocks(self, step: int) -> Sequence[Block]:
+        return self.parts.schedule.blocks(step, self.trainables, seed=self.seed)
 
     def _key(self, block_index: int, query: int) -> int:
         return noise.mix(self.seed, self.num_steps, block_index * self.parts.estimator.num_directions + query)
@@ -325,11 +353,12 @@ class Optimizer(torch.optim.Optimizer):
     @property
     def state_bytes(self) -> int:
         """Bytes of optimizer state the method keeps between steps, as its parts declare them."""
-        return sum(
-            self.parts.update.num_state_elements(self.parts.space.coordinate_shape(trainable))
-            * trainable.compute_dtype.itemsize
-            for trainable in self.trainables
-        )
+        total = 0
+        for trainable in self.trainables:
+            shape = self.parts.space.coordinate_shape(trainable)
+            count = sum(part.num_state_elements(trainable, shape) for part in (self.parts.update, self.parts.direction))
+            total += count * trainable.compute_dtype.itemsize
+        return total
 
     def state_dict(self) -> dict[str, Any]:
         """Return step counters, settings and state tensors (by parameter name, in their own dtype)."""
@@ -367,7 +396,7 @@ class Optimizer(torch.optim.Optimizer):
             state.num_updates, state.epoch = int(saved["num_updates"]), int(saved["epoch"])
             device = trainable.parameter.device
             state.tensors = {name: tensor.to(device, copy=True) for name, tensor in saved["tensors"].items()}
-        self._pending = None
+        self._finished, self._pending = [], None
 
 
 def _split(blocks: Sequence[Block], scalars: tuple[float, ...]) -> list[tuple[Block, tuple[float, ...]]]:
@@ -400,7 +429,7 @@ class _Shift:
 
     def __init__(self, optimizer: Optimizer, block: Block, index: int, shifts: Sequence[tuple[int, float]]) -> None:
         self._optimizer = optimizer
-        self._members: dict[Trainable, Member] = {member.trainable: member for member in block}
+        self._members: dict[Trainable, Member] = {member.trainable: member for member in block.members}
         self._shifts = [(optimizer._key(index, query), coef) for query, coef in shifts]
         self._step = optimizer.num_steps
         self._epoch = optimizer.parts.space.epoch(self._step)
@@ -410,10 +439,11 @@ class _Shift:
 
     def write(self, trainable: Trainable, *, out: Tensor, base: Tensor, rows: Tensor | None = None) -> None:
         parts, state = self._optimizer.parts, self._optimizer.tensor_states[trainable]
-        std = self._members[trainable].std
+        std, shape = self._members[trainable].std, parts.space.coordinate_shape(trainable)
         vector = Combination()
         for key, coef in self._shifts:
-            vector += parts.direction.draw(trainable, state, key=key, step=self._step).scaled(coef * std)
+            draw = parts.direction.draw(trainable, state, key=key, step=self._step, coordinate_shape=shape)
+            vector += draw.vector.scaled(coef * std)
         parts.space.add(
             trainable,
             vector,

@@ -119,8 +119,24 @@ class Member:
     lr: float = 1.0
 
 
-Block = tuple[Member, ...]
-"""Tensors that are perturbed and updated together."""
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Tensors that are perturbed and updated together."""
+
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What a direction says about one tensor and query.
+
+    Attributes:
+        vector: The direction, in coordinates: it is measured along, and the update follows it.
+        parts: Named ingredients that an update rule needs apart (AdaMU's fresh and remembered share, say).
+    """
+
+    vector: Combination
+    parts: Mapping[str, Combination] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +172,7 @@ class UpdateContext:
             expectation of its lift is std^2 times the gradient.
         state: This tensor's state; the rule changes `state.tensors` in place.
         coordinate_shape: Shape of coordinates and of each state tensor.
+        draws: What the direction drew, one per query, before `member.std` and the scalars.
         scalars: The journal's scalars of this block.
     """
 
@@ -164,6 +181,7 @@ class UpdateContext:
     estimate: Combination
     state: TensorState
     coordinate_shape: tuple[int, ...]
+    draws: tuple[Draw, ...]
     scalars: tuple[float, ...]
 
 
@@ -233,12 +251,30 @@ class AbstractDirection(AbstractPart):
     """How a coordinate vector is drawn."""
 
     @abc.abstractmethod
-    def draw(self, trainable: Trainable, state: TensorState, *, key: int, step: int) -> Combination:
+    def draw(
+        self, trainable: Trainable, state: TensorState, *, key: int, step: int, coordinate_shape: tuple[int, ...]
+    ) -> Draw:
         """Return the direction of one tensor and query, a pure function of its arguments."""
 
     @abc.abstractmethod
-    def advance(self, trainable: Trainable, state: TensorState, *, key: int, scalars: tuple[float, ...]) -> None:
-        """Change the direction's own state once the step's scalars are known (nothing for memoryless laws)."""
+    def advance(
+        self,
+        trainable: Trainable,
+        state: TensorState,
+        *,
+        keys: Sequence[int],
+        step: int,
+        coordinate_shape: tuple[int, ...],
+        scalars: tuple[float, ...],
+    ) -> None:
+        """Change the direction's own state once the step's scalars are known (nothing for memoryless laws).
+
+        `keys` are those of the step's queries, in order; it is called after the update of the tensor.
+        """
+
+    def num_state_elements(self, trainable: Trainable, coordinate_shape: tuple[int, ...]) -> int:
+        """Numbers the direction itself keeps between steps for this tensor."""
+        return 0
 
 
 class AbstractEstimator(AbstractPart):
@@ -271,8 +307,15 @@ class AbstractUpdate(AbstractPart):
         """Advance the state and return the change of one tensor."""
 
     @abc.abstractmethod
-    def num_state_elements(self, coordinate_shape: tuple[int, ...]) -> int:
-        """Numbers kept between steps for a tensor with these coordinates."""
+    def num_state_elements(self, trainable: Trainable, coordinate_shape: tuple[int, ...]) -> int:
+        """Numbers the rule keeps between steps for this tensor."""
+
+    def refresh(self, tensors: Mapping[str, Tensor], transport: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """Express a tensor's state in a new basis, given the space's map for vectors of coordinates.
+
+        State that is no vector (second moments) has to override this.
+        """
+        return {name: transport(tensor) for name, tensor in tensors.items()}
 
 
 class AbstractSchedule(AbstractPart):
@@ -286,8 +329,11 @@ class AbstractSchedule(AbstractPart):
     sequential: bool
 
     @abc.abstractmethod
-    def blocks(self, step: int, trainables: Sequence[Trainable]) -> Sequence[Block]:
-        """Return the blocks of this step, disjoint, in the order in which they are visited."""
+    def blocks(self, step: int, trainables: Sequence[Trainable], *, seed: int) -> Sequence[Block]:
+        """Return the blocks of this step, disjoint, in the order in which they are visited.
+
+        A pure function of its arguments: it is asked again when the update is made and when a run is replayed.
+        """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,8 +21,8 @@ def test_it_steps_along_what_it_measured(recipe: type[AbstractMethod]) -> None:
     for step in range(8):
         factors = {
             member.trainable.name: member.lr * optimizer.parts.space.estimate_scale(member.trainable)
-            for block in optimizer.parts.schedule.blocks(step, optimizer.trainables)
-            for member in block
+            for block in optimizer.parts.schedule.blocks(step, optimizer.trainables, seed=optimizer.seed)
+            for member in block.members
         }
         before = weights_of(model)
         seen: list[dict[str, Tensor]] = []
@@ -55,9 +55,9 @@ def test_its_mean_estimate_is_the_gradient(recipe: type[AbstractMethod]) -> None
     members = {
         member.trainable.name: member
         for block in build_descent(recipe, model, lr=lr).parts.schedule.blocks(
-            0, build_descent(recipe, model, lr=lr).trainables
+            0, build_descent(recipe, model, lr=lr).trainables, seed=0
         )
-        for member in block
+        for member in block.members
     }
     gradient = dict(zip(shapes, model.gradient().split([6, 2]), strict=True))
     estimates: dict[str, list[Tensor]] = {name: [] for name in members}
@@ -81,8 +81,8 @@ def test_weights_are_restored_after_an_estimate(recipe: type[AbstractMethod]) ->
             before = weights_of(model)
             optimizer.estimate(model)
             if optimizer.parts.schedule.sequential:
-                last = optimizer.parts.schedule.blocks(0, optimizer.trainables)[-1]
-                names = {member.trainable.name for member in last}
+                last = optimizer.parts.schedule.blocks(0, optimizer.trainables, seed=optimizer.seed)[-1]
+                names = {member.trainable.name for member in last.members}
             else:
                 names = set(before)
             assert not names & set(differing_bits(before, weights_of(model)))

@@ -4,7 +4,7 @@ import copy
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,13 +31,13 @@ class TwoBlocks(AbstractSchedule):
     std: tuple[float, float] = (1.0, 1.0)
     lr: tuple[float, float] = (1.0, 1.0)
 
-    def blocks(self, step: int, trainables: Sequence[Trainable]) -> Sequence[Block]:
+    def blocks(self, step: int, trainables: Sequence[Trainable], *, seed: int) -> Sequence[Block]:
         members = (
             [trainable for trainable in trainables if trainable.name.startswith("a") is first]
             for first in (True, False)
         )
         return tuple(
-            tuple(Member(trainable, std=std, lr=lr) for trainable in block)
+            Block(tuple(Member(trainable, std=std, lr=lr) for trainable in block))
             for block, std, lr in zip(members, self.std, self.lr, strict=True)
         )
 
@@ -48,8 +48,8 @@ class Alternating(TwoBlocks):
 
     sequential: bool = False
 
-    def blocks(self, step: int, trainables: Sequence[Trainable]) -> Sequence[Block]:
-        return (super().blocks(step, trainables)[step % 2],)
+    def blocks(self, step: int, trainables: Sequence[Trainable], *, seed: int) -> Sequence[Block]:
+        return (super().blocks(step, trainables, seed=seed)[step % 2],)
 
 
 def direction(name: str, seed: int, step: int, index: int) -> Tensor:
@@ -252,6 +252,37 @@ def test_blocks_replay_and_resume(sequential: bool, update: SGD | Momentum) -> N
             resumed.step(resumed_model)
     assert differing_bits(weights_of(model), weights_of(replayed_model)) == []
     assert differing_bits(weights_of(model), weights_of(resumed_model)) == []
+
+
+def test_a_sequential_step_that_was_interrupted_goes_on_where_it_stopped() -> None:
+    """The closure raises in the second block, after the first has moved: the next call does not move it again."""
+    results = []
+    for fails in (False, True):
+        model = Quadratic(SHAPES)
+        optimizer = Optimizer(
+            model, estimator=TwoSided(), schedule=TwoBlocks(sequential=True), lr=0.02, engine="in_place"
+        )
+        calls = iter(range(100))
+
+        def closure(model: Quadratic = model, calls: Iterator[int] = calls, fails: bool = fails) -> Tensor:
+            if next(calls) == 3 and fails:
+                raise RuntimeError("no more memory")
+            return model()
+
+        if fails:
+            with pytest.raises(RuntimeError, match="no more memory"):
+                optimizer.step(closure)
+        optimizer.step(closure)
+        results.append((model.flat().detach(), optimizer.last_record))
+    assert torch.equal(results[0][0], results[1][0])
+    assert results[0][1] == results[1][1]
+
+
+def test_tensors_cannot_be_added_later() -> None:
+    model = Net()
+    optimizer = MeZO(model)
+    with pytest.raises(UsageError, match=r"add_param_group\(\) cannot add"):
+        optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(2))]})
 
 
 def test_inactive_tensors_are_untouched_and_count_their_own_updates() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from foretune.noise import Law, Noise, Purpose
-from foretune.types import AbstractDirection, Combination, TensorState, Trainable
+from foretune.types import AbstractDirection, Combination, Draw, TensorState, Trainable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,9 +17,21 @@ class Rademacher(AbstractDirection):
         Spall 1992 (SPSA); Dang et al. 2025, arXiv:2506.09034 (FZOO), section 3.
     """
 
-    def draw(self, trainable: Trainable, state: TensorState, *, key: int, step: int) -> Combination:
+    def draw(
+        self, trainable: Trainable, state: TensorState, *, key: int, step: int, coordinate_shape: tuple[int, ...]
+    ) -> Draw:
         """Return z of this tensor and key."""
-        return Combination(noise=((1.0, Noise(key, trainable.stream, Purpose.DIRECTION, Law.RADEMACHER)),))
+        address = Noise(key, trainable.stream, Purpose.DIRECTION, Law.RADEMACHER)
+        return Draw(Combination(noise=((1.0, address),)))
 
-    def advance(self, trainable: Trainable, state: TensorState, *, key: int, scalars: tuple[float, ...]) -> None:
+    def advance(
+        self,
+        trainable: Trainable,
+        state: TensorState,
+        *,
+        keys: Sequence[int],
+        step: int,
+        coordinate_shape: tuple[int, ...],
+        scalars: tuple[float, ...],
+    ) -> None:
         """Nothing to remember."""

@@ -121,9 +121,9 @@ def find_obstacle(engine: Layerwise, closure: LossClosure, *, num_micro_batches:
     """Run `closure` once, watched, and say why `engine` cannot serve it; None if it can.
 
     Found are: a tensor whose true data is read, outside the module that owns it or through an alias; a module
-    called more than twice per evaluation and micro-batch; a module that returns its weight (or a view of it)
-    instead of a new tensor; a module called by a compiled function, which was or will be traced with the hooks of
-    another moment. To be called within a session of the engine.
+    that returns its weight (or a view of it) instead of a new tensor; a module called by a compiled function,
+    which keeps the hooks that were there when it was traced, or none; a module called more than twice per
+    evaluation and micro-batch. To be called within a session of the engine.
     """
     memory = _TrueMemory(engine.trainables)
     module_names = {module: name or type(module).__name__ for name, module in engine.model.named_modules()}

@@ -25,8 +25,8 @@ def find_owners(
 ) -> list[tuple[nn.Module, tuple[Trainable, ...]]]:
     """Pair each module that directly owns trainable tensors with these tensors.
 
-    Tensors of a module that never runs belong to its nearest ancestor that does. A tied tensor is listed under
-    each of its owners.
+    Tensors of a module that never runs belong to its nearest ancestor that does. A tied tensor is listed
+    under each of its owners.
     """
     by_parameter = {id(trainable.parameter): trainable for trainable in trainables}
     owned: dict[nn.Module, dict[Trainable, None]] = {}

@@ -65,7 +65,7 @@ class StepRecord:
         loss: The logged training loss, float64; may be nan or infinite.
         lr: Learning rate of this step.
         zo_eps: Perturbation scale of this step, in units of the parameters.
-        accepted: False where a loss was not finite and nothing was applied.
+        accepted: False where a loss was not finite; the scalars of its block are then 0.
     """
 
     step: int

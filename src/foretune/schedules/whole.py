@@ -28,11 +28,10 @@ class Whole(AbstractSchedule):
         if not (self.matrix_lr_scale > 0 and math.isfinite(self.matrix_lr_scale)):
             raise UsageError(f"matrix_lr_scale must be positive and finite, got {self.matrix_lr_scale}.")
 
-    def blocks(self, step: int, trainables: Sequence[Trainable]) -> Sequence[Block]:
+    def blocks(self, step: int, trainables: Sequence[Trainable], *, seed: int) -> Sequence[Block]:
         """Return one block."""
-        return (
-            tuple(
-                Member(trainable, lr=1.0 if trainable.matrix_shape is None else self.matrix_lr_scale)
-                for trainable in trainables
-            ),
+        members = (
+            Member(trainable, lr=1.0 if trainable.matrix_shape is None else self.matrix_lr_scale)
+            for trainable in trainables
         )
+        return (Block(tuple(members)),)

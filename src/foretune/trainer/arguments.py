@@ -73,16 +73,16 @@ class ZOTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         self._refuse_fixed()
         self._refuse_processes(int(os.environ.get("WORLD_SIZE", "1")))  # before transformers waits for the others
+        if self.lr_scheduler_type in _FEEDBACK_SCHEDULERS:
+            raise UsageError(
+                f"lr_scheduler_type {SchedulerType(self.lr_scheduler_type).value!r} depends on evaluations and "
+                "cannot be resumed exactly; use constant, linear, cosine or constant_with_warmup."
+            )
         super().__post_init__()
         self._refuse_processes(self.world_size)
         self._n_gpu = min(self.n_gpu, 1)  # transformers would wrap the model in DataParallel
         if self.engine not in ENGINES:
             raise UsageError(f"Unknown engine {self.engine!r}.{near_misses(self.engine, ENGINES)}")
-        if self.lr_scheduler_type in _FEEDBACK_SCHEDULERS:
-            raise UsageError(
-                f"lr_scheduler_type {self.lr_scheduler_type.value!r} depends on evaluations and cannot be resumed "
-                "exactly; use constant, linear, cosine or constant_with_warmup."
-            )
         if self.push_to_hub and self.hub_strategy != HubStrategy.END:
             raise UsageError(
                 f"hub_strategy={self.hub_strategy.value!r} would write a pickle at every push: set it to 'end'."

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, set_seed
 from transformers.trainer_pt_utils import find_batch_size
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from foretune import noise
 from foretune.engine import read_loss
@@ -352,13 +353,23 @@ class ZOTrainer(Trainer):
             return start
         self.has_stopped = self.control.should_training_stop  # as the checkpoint restored it
         self.control._new_step()  # what that step asked for (a log, a checkpoint) was done
-        is_last_step = self.has_stopped or start[1] == 0
+        self._tidy_checkpoints()
         if files.JournalPlace.load(Path(resume_from_checkpoint)).epoch_ended:
             return (num_train_epochs, 0) if self.has_stopped else start
-        if not is_last_step:
+        _, num_skipped = start
+        if num_skipped > 0 and not self.has_stopped:
             return start
         all_batches = num_update_steps_per_epoch * self.args.gradient_accumulation_steps
         return (self.state.global_step - 1) // num_update_steps_per_epoch, all_batches
+
+    def _tidy_checkpoints(self) -> None:
+        """Find the best checkpoint in a folder that was moved, and remove what the run had no time to remove."""
+        best = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
+        if best.is_dir():
+            self.state.best_model_checkpoint = str(best)
+        rotate_checkpoints(
+            self.args.output_dir, self.args.save_total_limit, best_model_checkpoint=self.state.best_model_checkpoint
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,7 +394,7 @@ class _StepLoss:
     def __call__(self) -> float:
         with self.trainer.compute_loss_context_manager():
             losses = [read_loss(self._loss(batch)) for batch in self.batches]
-        return math.fsum(loss * share for loss, share in zip(losses, self._shares(), strict=True))
+        return sum(loss * share for loss, share in zip(losses, self._shares(), strict=True))
 
     def _loss(self, batch: Any) -> Tensor:
         objective = self.trainer.objective

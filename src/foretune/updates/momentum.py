@@ -71,6 +71,6 @@ class Momentum(AbstractUpdate):
         scale = decay_factor(context, self.weight_decay) if self.decoupled else 1.0
         return Change(scale, Combination(dense=(-context.lr, average)))
 
-    def num_state_elements(self, coordinate_shape: tuple[int, ...]) -> int:
+    def num_state_elements(self, trainable: Trainable, coordinate_shape: tuple[int, ...]) -> int:
         """One per coordinate."""
         return math.prod(coordinate_shape)

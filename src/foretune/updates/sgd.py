@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from foretune.types import AbstractUpdate, Change, UpdateContext
+from foretune.types import AbstractUpdate, Change, Trainable, UpdateContext
 from foretune.updates.decay import check_weight_decay, decay_factor
 
 
@@ -30,6 +30,6 @@ class SGD(AbstractUpdate):
         """Return the change; there is no state to advance."""
         return Change(decay_factor(context, self.weight_decay), context.estimate.scaled(-context.lr))
 
-    def num_state_elements(self, coordinate_shape: tuple[int, ...]) -> int:
+    def num_state_elements(self, trainable: Trainable, coordinate_shape: tuple[int, ...]) -> int:
         """None."""
         return 0

@@ -15,7 +15,7 @@ LAWS = [Gaussian(), Rademacher()]
 
 def values(direction: AbstractDirection, trainable: Trainable, key: int, num: int = 12) -> Tensor:
     """`num` elements of the direction drawn for a tensor."""
-    combination = direction.draw(trainable, TensorState(), key=key, step=0)
+    combination = direction.draw(trainable, TensorState(), key=key, step=0, coordinate_shape=(num,)).vector
     assert combination.dense is None
     ((coefficient, address),) = combination.noise
     assert coefficient == 1.0
@@ -61,11 +61,13 @@ def test_moments_of_the_estimate(direction: AbstractDirection, num_directions: i
 def test_nothing_is_remembered(direction: AbstractDirection) -> None:
     (trainable,) = trainables_of(a=(3,))
     state = TensorState()
-    direction.advance(trainable, state, key=1, scalars=(2.0,))
+    direction.advance(trainable, state, keys=[1], step=0, coordinate_shape=(3,), scalars=(2.0,))
     assert state == TensorState()
+    assert direction.num_state_elements(trainable, (3,)) == 0
 
 
 def test_directions_never_share_bits_with_other_purposes() -> None:
     (trainable,) = trainables_of(a=(3,))
-    ((_, address),) = Gaussian().draw(trainable, TensorState(), key=7, step=0).noise
+    draw = Gaussian().draw(trainable, TensorState(), key=7, step=0, coordinate_shape=(3,))
+    ((_, address),) = draw.vector.noise
     assert address == Noise(7, trainable.stream, Purpose.DIRECTION)

@@ -6,10 +6,10 @@ import logging
 
 import pytest
 import torch
-from engine_runs import MINUS, PLUS, Shift, bits, loss_of_moved_copy, measure, num_hooks
 from torch import Tensor, nn
 from torch.nn import functional
 
+from engine_runs import MINUS, PLUS, Shift, bits, loss_of_moved_copy, measure, num_hooks
 from foretune.engine import choose_engine
 from foretune.engine.audit import find_obstacle
 from foretune.engine.layerwise import Layerwise
@@ -100,6 +100,23 @@ def test_micro_batches_allow_as_many_calls_each() -> None:
     assert choose_engine("auto", model, collect_trainables(model), three).name == "in_place"
     three.num_micro_batches = 3
     assert choose_engine("auto", model, collect_trainables(model), three).name == "layerwise"
+
+
+def test_a_compiled_function_that_runs_modules() -> None:
+    """What is compiled keeps the hooks it was traced with: layerwise would measure a stale perturbation."""
+    model = Stack(1)
+    inner = data_closure(model)
+    compiled = torch.compile(inner, backend="eager")
+    assert obstacle_of(model, compiled).startswith(
+        "module 'layers.0.0' (and 2 more) is run by a compiled function"
+    )
+    engine = choose_engine("auto", model, collect_trainables(model), compiled)
+    for shift in (Shift(PLUS), Shift(MINUS), Shift(PLUS)):
+        assert measure(engine, compiled, shift) == pytest.approx(
+            loss_of_moved_copy(model, data_closure, shift), rel=1e-6
+        )
+    elementwise = torch.compile(torch.square, backend="eager")
+    assert obstacle_of(model, lambda: elementwise(inner())) is None
 
 
 def test_asking_for_shape_dtype_and_device_is_no_read() -> None:

@@ -49,6 +49,14 @@ def press_ctrl_c() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.fixture(autouse=True)
+def _keyboard_interrupts():
+    """The handler of an interactive run: a background process may have inherited one that ignores SIGINT."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
 # ---------------------------------------------------------------- interrupted evaluations
 
 

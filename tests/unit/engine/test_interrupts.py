@@ -25,6 +25,14 @@ def press_ctrl_c() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.fixture(autouse=True)
+def _keyboard_interrupts():
+    """The handler of an interactive run: a background process may have inherited one that ignores SIGINT."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
 def test_sigint_arrives_when_the_block_is_over() -> None:
     handler, done = signal.getsignal(signal.SIGINT), []
     with pytest.raises(KeyboardInterrupt), hold_interrupts():
@@ -151,9 +159,11 @@ def test_an_update_and_its_record_are_complete_before_ctrl_c_arrives(tmp_path) -
     x = torch.ones(2, 4)
     model, interrupted = make(PressingSGD())
     interrupted.record_to(tmp_path / "journal")
-    with pytest.raises(KeyboardInterrupt):
-        interrupted.step(lambda: model(x).square().mean())
-    interrupted.journal.close()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted.step(lambda: model(x).square().mean())
+    finally:
+        interrupted.journal.close()
     whole_model, whole = make(SGD())
     whole.step(lambda: whole_model(x).square().mean())
 

@@ -76,9 +76,9 @@ def test_momentum_over_one_interval_is_an_average_over_x() -> None:
         optimizer.step(model)
         (slope,) = optimizer.last_record.scalars
         draw = optimizer.parts.direction.draw(
-            optimizer.trainables[0], None, key=foretune.noise.mix(1, step), step=step
+            optimizer.trainables[0], None, key=foretune.noise.mix(1, step), step=step, coordinate_shape=(6, 2)
         )
-        u = foretune.noise.fill(torch.empty(6, 2, dtype=torch.float64), draw.noise[0][1])
+        u = foretune.noise.fill(torch.empty(6, 2, dtype=torch.float64), draw.vector.noise[0][1])
         average = slope * u if average is None else 0.7 * average + 0.3 * slope * u
         x -= 0.01 * average
         torch.testing.assert_close(weights_of(model)["a"], start + x @ v.T, rtol=0, atol=1e-12)

@@ -22,7 +22,7 @@ def lift(space: LowRank, trainable: Trainable, vector: Combination, epoch: int =
 
 
 def draw(trainable: Trainable, key: int) -> Combination:
-    return Gaussian().draw(trainable, TensorState(), key=key, step=0)
+    return Gaussian().draw(trainable, TensorState(), key=key, step=0, coordinate_shape=()).vector
 
 
 def coordinates(space: LowRank, trainable: Trainable, vector: Combination) -> Tensor:

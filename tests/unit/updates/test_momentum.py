@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from foretune import LowRank, Optimizer, TwoSided
 from foretune.errors import IncompatibleError, UsageError
 from foretune.updates import SGD, Momentum
-from toys import Net, Quadratic
+from toys import Net, Quadratic, trainables_of
 from update_runs import estimates_and_start, run_update
 
 
@@ -69,8 +69,9 @@ def test_state_is_kept_in_float32_for_half_precision_weights() -> None:
 
 
 def test_one_number_per_coordinate_is_declared() -> None:
-    assert Momentum().num_state_elements((3, 2)) == 6
-    assert Momentum().num_state_elements(()) == 1
+    (trainable,) = trainables_of(w=(3, 4))
+    assert Momentum().num_state_elements(trainable, (3, 2)) == 6
+    assert Momentum().num_state_elements(trainable, ()) == 1
 
 
 def test_coupled_decay_in_a_low_rank_space_is_refused_by_name() -> None:

@@ -3,6 +3,7 @@
 import torch
 
 from foretune.updates import SGD
+from toys import trainables_of
 from update_runs import estimates_and_start, run_update
 
 
@@ -25,4 +26,5 @@ def test_vectors_do_not_decay() -> None:
 
 
 def test_no_state_is_declared() -> None:
-    assert SGD().num_state_elements((3, 4)) == 0
+    (trainable,) = trainables_of(w=(3, 4))
+    assert SGD().num_state_elements(trainable, (3, 4)) == 0
