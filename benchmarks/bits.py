@@ -16,7 +16,7 @@ def copy_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def count_changed_bits(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> int:
-    """Count the bits in which two sets of tensors of the same names, shapes and dtypes differ (0.0 and -0.0 do)."""
+    """Count the bits in which two sets of tensors of the same names and shapes differ (0.0 and -0.0 do)."""
     assert before.keys() == after.keys()
     return sum(_changed_bits(before[name], after[name]) for name in before)
 

@@ -2,10 +2,10 @@
 
     python benchmarks/kill_resume.py [--method mezo] [--kills 20] [--model DIR --data-dir DIR] [--quick]
 
-The run is `foretune train` on SST-2-like rows in a process of its own, ended by SIGKILL: a quarter of the times at any
-moment since it was started (loading, recovering), otherwise while it trains. Printed for each resume: the updates in
-the journal when the run was killed, and how many of these the resumed run measured again. The last line says whether
-the tuned weights and the journal are the same, bit for bit.
+The run is `foretune train` on SST-2-like rows in a process of its own, ended by SIGKILL: a quarter of the
+times at any moment since it was started (loading, recovering), otherwise while it trains. Printed for each
+resume: how many updates of the journal it found were made again, and the updates in the journal when it was
+killed itself. The last line says whether the tuned weights and the journals are the same, bit for bit.
 """
 
 from __future__ import annotations
@@ -205,9 +205,7 @@ def torture(options: Namespace, folder: Path) -> bool:
     assert reference.last_update_after is not None
     loading = reference.first_update_after
     training = reference.last_update_after - loading
-    print(
-        f"uninterrupted: {options.steps} steps, {loading:.1f} s to the first, {training:.1f} s from there to the last"
-    )
+    print(f"uninterrupted: {options.steps} steps, {loading:.1f} s to the first, then {training:.1f} s")
 
     generator = random.Random(options.seed)
     most_redone = 0
@@ -231,8 +229,8 @@ def torture(options: Namespace, folder: Path) -> bool:
     changed_bits = count_changed_bits(*weights)
     same_journal = (whole / "journal").read_bytes() == (killed / "journal").read_bytes()
     print(
-        f"{options.method}: {number} kills, at most {most_redone} steps redone, {changed_bits} bits of the weights differ, "
-        f"journals {'are equal' if same_journal else 'DIFFER'}"
+        f"{options.method}: {number} kills, at most {most_redone} steps redone, "
+        f"{changed_bits} bits of the weights differ, journals {'are equal' if same_journal else 'DIFFER'}"
     )
     return changed_bits == 0 and same_journal
 

@@ -22,9 +22,9 @@ _REPOSITORY = Path(__file__).resolve().parent.parent
 class Row:
     """One figure and everything one needs to judge it.
 
-    `dirty` is 1 if tracked files differed from `commit`; `machine` is the processor's model, `threads` those of
-    PyTorch; `tokens` the length of a sequence (a range where rows differ); `low` and `high` are the 20 and 80 %
-    quantiles of `n` measurements, `value` their median (nan where only the median was kept).
+    `dirty` is 1 if tracked files differed from `commit`; `machine` is the processor's model, `threads` those
+    of PyTorch; `tokens` the length of a sequence (a range where rows differ); `low` and `high` are the 20 and
+    80 % quantiles of `n` measurements (nan where only the median was kept), `value` their median.
     """
 
     date: str

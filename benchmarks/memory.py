@@ -1,8 +1,8 @@
 """Peak memory of inference and of whole steps, each in a process of its own.
 
-A process's peak includes its libraries, which are larger when kernels are compiled, and what building the model
-took for a moment. So a child loads everything it will need on a small tensor first, builds the model, resets the
-kernel's high-water mark, and only then runs; both the absolute peak and the part above the libraries are reported.
+A process's peak includes its libraries, which are larger when kernels are compiled, and what building the
+model took for a moment. So a child loads everything it will need on a small tensor first, builds the model,
+resets the high-water mark, and only then runs; the peak and its part above the libraries are reported.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Null drift: how many bits of the weights differ after many steps at a learning rate of zero. It must be none.
+"""Null drift: how many bits of the weights differ after many steps at learning rate 0. It must be none.
 
     python benchmarks/null_drift.py [--steps 2000] [--model DIR] [--quick]
 

@@ -2,13 +2,13 @@
 
     python benchmarks/precision.py [--quick]
 
-Plain means what `param.data = param.data + ...` does: every write is rounded to nearest. All figures are for bfloat16
-tensors as in an OPT: norm weights of 1.0, and linear weights of standard deviation 0.02.
+Plain means what `param.data = param.data + ...` does: every write is rounded to nearest. All figures are for
+bfloat16 tensors as in an OPT: norm weights of 1.0, and linear weights of standard deviation 0.02.
 
-1. Update: cosine between an update of 1e-5 z and the change that reaches the weights. A stochastic rounding is right
-   on average, so the change is averaged over independent roundings; a rounding to nearest never gets better.
-2. Slope: the length, along the intended perturbation zo_eps z, of what the perturbation really is. It multiplies
-   every projected gradient.
+1. Update: cosine between an update of 1e-5 z and the change that reaches the weights. Stochastic rounding is
+   right on average, so the change is averaged over independent roundings; the nearest never gets nearer.
+2. Slope: the length, along the intended perturbation zo_eps z, of what the perturbation really is. It
+   multiplies every projected gradient.
 3. Drift at learning rate 0: distance from the first weights, relative to their length.
 """
 
@@ -52,7 +52,10 @@ class Weights(nn.Module):
 
 
 def update_cosines(weight: Tensor, num_draws: int) -> tuple[float, float]:
-    """Return the cosine of the intended update with ours, averaged over `num_draws` roundings, and with plain rounding."""
+    """Return the cosines of the intended update with ours and with the plain one.
+
+    Ours is the mean over `num_draws` independent roundings.
+    """
     stream = stream_id("weight")
     z = fill(torch.empty(weight.shape), Noise(mix(0, 0), stream, Purpose.DIRECTION))
     change = torch.zeros(weight.shape)
@@ -98,7 +101,7 @@ def slopes(model: Weights, name: str, num_directions: int) -> tuple[float, float
 
 
 def drifts(side: int, num_steps: int) -> tuple[dict[str, float], int]:
-    """Return each tensor's relative drift by adding and subtracting, and the bits that ours changes, at lr 0."""
+    """At lr 0: return each tensor's relative drift by add and subtract, and the bits that ours changes."""
     walked, ours = Weights(side), Weights(side)
     before = copy_weights(walked)
     published = PublishedMeZO(walked, lr=0.0, zo_eps=ZO_EPS)

@@ -1,8 +1,8 @@
-"""A MeZO step as it is usually published, written from its description: the baseline that ours is compared with.
+"""A MeZO step as it is usually published, written from its description: the baseline of our measurements.
 
-Directions come from the global generator, re-seeded before each of four walks over the parameters (plus, minus,
-back, update); each walk replaces every tensor by a new one. The loss runs one row a candidate, with logits at
-every position and a log-softmax over the whole vocabulary at each.
+Directions come from the global generator, re-seeded before each of four walks over the parameters (plus,
+minus, back, update); each walk replaces every tensor by a new one. The loss runs one row a candidate, with
+logits at every position and a log-softmax over the whole vocabulary at each.
 
 References:
     Malladi et al. 2023, arXiv:2305.17333, Algorithms 1 and 2.

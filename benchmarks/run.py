@@ -1,4 +1,4 @@
-"""`make bench`: a step against two bare forwards and against the published way, where its time goes, its memory.
+"""`make bench`: a step against two bare forwards and against the published way; its parts; its memory.
 
 All contestants run in one process, in turns (A B C A B C ...), on the same model and batch; ratios are taken
 within a round. Rows are appended to results/step.csv.
@@ -126,7 +126,7 @@ def measure_steps(
 
 
 def measure_memory(ledger: Ledger, shape: Shape, dtype: str) -> None:
-    """Note the peak memory of each case, and how many copies of the largest layer a step adds to inference."""
+    """Note the peak memory of each case, and what a step adds to inference in largest layers."""
     layer_bytes = shape.largest_owner_elements * getattr(torch, dtype).itemsize
     place = {"batch": BATCH_SIZE, "tokens": describe_lengths(EQUAL_LENGTHS)}
     peaks = memory.measure(shape.name, dtype)
@@ -145,7 +145,7 @@ def measure_memory(ledger: Ledger, shape: Shape, dtype: str) -> None:
 
 
 def measure_noise(ledger: Ledger, **sizes: int) -> None:
-    """Note the time per element of each noise kernel, and how many times faster it is than `torch.normal` + add."""
+    """Note the time per element of each noise kernel, and `torch.normal` + add's over it."""
     for row in noise.measure(**sizes):
         if row["dtype"] == ledger.dtype:
             for what, value, unit in (

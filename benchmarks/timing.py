@@ -64,9 +64,9 @@ def timed(action: Callable[[], Any]) -> Case:
 class TimedStep:
     """A step of our optimizer, split into its parts from outside: no instrument is in the library.
 
-    Parts: ``forward`` (the closure without the writes made inside it: hooks count as forward), ``noise write``
-    (making perturbed copies), ``update`` (``step()`` after ``estimate()``), ``overhead`` (the rest: sessions,
-    copies of the in_place engine), ``step`` (all).
+    Parts: ``forward`` (the closure without the writes made inside it; hooks count as forward), ``noise
+    write`` (making perturbed copies), ``update`` (``step()`` after ``estimate()``), ``overhead`` (the rest:
+    sessions, copies of the in_place engine), ``step`` (all).
     """
 
     def __init__(self, optimizer: Optimizer, closure: LossClosure) -> None:

@@ -52,7 +52,7 @@ _CANDIDATE_IDS = (372, 411)
 
 
 def build_model(shape: Shape, dtype: torch.dtype = torch.float32, *, seed: int = 0) -> OPTForCausalLM:
-    """Return the model with its usual random weights, in eval mode; the global generator is left as it was."""
+    """Return the model with its usual random weights, in eval mode; the global generator stays as it was."""
     from transformers import OPTConfig, OPTForCausalLM
 
     config = OPTConfig(

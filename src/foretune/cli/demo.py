@@ -22,11 +22,14 @@ def run(arguments: Sequence[str]) -> None:
     if folder.is_dir() and any(folder.iterdir()):
         raise UsageError(f"--output {folder} is not empty; choose another folder.")
 
+    import torch
+
     from foretune.cli.display import Progress, print_results, quiet_libraries
     from foretune.runs.demo import make_demo
     from foretune.runs.train import train
 
     quiet_libraries()
+    torch.set_num_threads(1)  # a model this small is slower on several
     print("Making a tiny language model and 1,400 reviews ...")
     config = make_demo(folder)
     print("Tuning it with forward passes only (MeZO) ...")

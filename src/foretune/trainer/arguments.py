@@ -62,17 +62,25 @@ class ZOTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Settings of the method, as JSON on a command line."}
     )
     engine: EngineName = field(default="auto", metadata={"help": "auto, layerwise or in_place."})
-    learning_rate: float | None = field(default=None, metadata={"help": "Learning rate; default: the method's."})
-    lr_scheduler_type: SchedulerType | str = field(default="constant", metadata={"help": "Schedule of the lr."})
+    learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate; default: the method's."}
+    )
+    lr_scheduler_type: SchedulerType | str = field(
+        default="constant", metadata={"help": "Schedule of the lr."}
+    )
     max_grad_norm: float = field(default=0.0, metadata={"help": "Must stay 0: there is no gradient to clip."})
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must stay off: it hides bad losses."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Must stay off: it hides bad losses."}
+    )
     restore_callback_states_from_checkpoint: bool = field(
         default=True, metadata={"help": "Must stay on: early stopping goes on where it stood."}
     )
 
     def __post_init__(self) -> None:
         self._refuse_fixed()
-        self._refuse_processes(int(os.environ.get("WORLD_SIZE", "1")))  # before transformers waits for the others
+        self._refuse_processes(
+            int(os.environ.get("WORLD_SIZE", "1"))
+        )  # before transformers waits for the others
         if self.lr_scheduler_type in _FEEDBACK_SCHEDULERS:
             raise UsageError(
                 f"lr_scheduler_type {SchedulerType(self.lr_scheduler_type).value!r} depends on evaluations and "
@@ -110,12 +118,16 @@ class ZOTrainingArguments(TrainingArguments):
         for name, reason in _FIXED.items():
             value, default = getattr(self, name), defaults[name]
             if value != default and (value or default):  # transformers turns None into False
-                raise UsageError(f"{name}={value!r} is not for zeroth-order runs: {reason}. Leave it {default!r}.")
+                raise UsageError(
+                    f"{name}={value!r} is not for zeroth-order runs: {reason}. Leave it {default!r}."
+                )
 
     @staticmethod
     def _refuse_processes(number: int) -> None:
         if number > 1:
-            raise UsageError(f"WORLD_SIZE is {number}: distributed runs are not supported yet; start one process.")
+            raise UsageError(
+                f"WORLD_SIZE is {number}: distributed runs are not supported yet; start one process."
+            )
 
     @property
     def zo_method(self) -> AbstractMethod:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
@@ -79,7 +80,9 @@ def write_json(path: Path, value: Any) -> None:
     try:
         text = json.dumps(value, indent=2)
     except TypeError as error:
-        raise UsageError(f"Cannot save {path.name}: {error}. Custom schedulers must have a JSON state.") from error
+        raise UsageError(
+            f"Cannot save {path.name}: {error}. Custom schedulers must have a JSON state."
+        ) from error
     path.write_text(text + "\n")
 
 
@@ -96,6 +99,13 @@ def save_model(model: nn.Module, folder: Path) -> None:
         # copies, because safetensors refuses tensors that share memory, as tied ones do
         tensors = {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
         save_file(tensors, folder / SAFE_WEIGHTS_NAME, {"format": "pt"})
+
+
+def load_adapter(model: PeftModel, folder: Path) -> None:
+    """Read the adapter that `save_model` wrote into the tensors there are (`model.load_adapter` may make others)."""
+    name = model.active_adapter
+    folder = folder if name == "default" else folder / name
+    set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"), adapter_name=name)
 
 
 def checkpoint_folders(output_dir: Path) -> list[Path]:

@@ -56,5 +56,7 @@ class MetricsLog:
 
 
 def _to_line(step: int, values: dict[str, Any]) -> str:
-    finite = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no nan
+    finite = {
+        name: value if math.isfinite(value) else None for name, value in values.items()
+    }  # JSON has no nan
     return json.dumps({"step": step, **finite}) + "\n"

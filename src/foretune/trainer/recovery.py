@@ -73,7 +73,9 @@ def refuse_existing(path: Path, *, resume: Any) -> None:
         UsageError: a checkpoint to go back to was named, but there is no journal.
     """
     if path.exists():
-        raise JournalError(f"{path} exists: resume that run (resume_from_checkpoint=True) or choose another folder.")
+        raise JournalError(
+            f"{path} exists: resume that run (resume_from_checkpoint=True) or choose another folder."
+        )
     if resume and resume is not True:
         raise UsageError(f"{resume} cannot be resumed: there is no journal {path}.")
     leftovers = files.checkpoint_folders(path.parent)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, set_seed
 from transformers.trainer_pt_utils import find_batch_size
@@ -80,9 +81,13 @@ class ZOTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         if kwargs.get("model_init") is not None:
-            raise UsageError("model_init would replace the model a journal began with: build the model and pass it.")
+            raise UsageError(
+                "model_init would replace the model a journal began with: build the model and pass it."
+            )
         if kwargs.get("optimizer_cls_and_kwargs") or kwargs.get("optimizers", (None, None))[0] is not None:
-            raise UsageError("The method is the optimizer: name it in the arguments (method, method_options).")
+            raise UsageError(
+                "The method is the optimizer: name it in the arguments (method, method_options)."
+            )
         self.objective = objective
         self._evaluator = evaluator
         self._run_info = dict(run_info or {})
@@ -183,7 +188,9 @@ class ZOTrainer(Trainer):
         """Evaluate; while training, record the metrics in the journal, or take them from there on resume."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if self._evaluator is None and isinstance(dataset, dict):
-            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)  # calls this for each of them
+            return super().evaluate(
+                eval_dataset, ignore_keys, metric_key_prefix
+            )  # calls this for each of them
         step = self.state.global_step
         recorded = self._history.next_evaluation(step, metric_key_prefix) if self.is_in_train else None
         if recorded is not None:
@@ -195,7 +202,9 @@ class ZOTrainer(Trainer):
         else:
             self.model.eval()
             scores = self._evaluator(self.model)
-            metrics = self._announce({f"{metric_key_prefix}_{name}": float(value) for name, value in scores.items()})
+            metrics = self._announce(
+                {f"{metric_key_prefix}_{name}": float(value) for name, value in scores.items()}
+            )
         # while steps are repeated, the journal's place for this evaluation has passed
         if self.is_in_train and not self._history.repeating:
             record = EvaluationRecord(step, _reproducible(metrics))
@@ -243,7 +252,12 @@ class ZOTrainer(Trainer):
         optimizer = self.zo_optimizer
         journal = Journal.read(path)
         expected = {**optimizer.describe(), **self._header()}
-        free = ("foretune_version", "num_threads", "weights_hash", *(["engine"] if self.args.engine == "auto" else []))
+        free = (
+            "foretune_version",
+            "num_threads",
+            "weights_hash",
+            *(["engine"] if self.args.engine == "auto" else []),
+        )
         check_header(journal.header, expected, ignore=free)
         check_base_weights(journal, self._weights_hash)
         optimizer.engine_name = journal.header["engine"]  # a run stays with the engine it began with
@@ -326,6 +340,17 @@ class ZOTrainer(Trainer):
             self.zo_optimizer.load_state_dict(files.load_optimizer(Path(checkpoint)))
             self.lr_scheduler.load_state_dict(files.read_json(Path(checkpoint) / files.SCHEDULER_STATE))
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Read the weights; transformers would make a half-precision adapter float32."""
+        if isinstance(self.model, PeftModel):
+            files.load_adapter(self.model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        """Read the best checkpoint's weights."""
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
     def _save_rng_state(self, output_dir: str) -> None:
         """Nothing to save: the global generators are seeded at every step."""
 
@@ -368,7 +393,9 @@ class ZOTrainer(Trainer):
         if best.is_dir():
             self.state.best_model_checkpoint = str(best)
         rotate_checkpoints(
-            self.args.output_dir, self.args.save_total_limit, best_model_checkpoint=self.state.best_model_checkpoint
+            self.args.output_dir,
+            self.args.save_total_limit,
+            best_model_checkpoint=self.state.best_model_checkpoint,
         )
 
 

@@ -177,11 +177,11 @@ def snapshot(trainer) -> dict:
     for name in ("global_step", "epoch", "best_metric", "best_global_step", "total_flos", "max_steps"):
         found[name] = getattr(trainer.state, name)
     for name, tensor in trainer.model.state_dict().items():
-        found[f"weights/{name}"] = tensor.clone().numpy().tobytes()
+        found[f"weights/{name}"] = tensor.contiguous().view(torch.uint8).numpy().tobytes()
     state = trainer.zo_optimizer.state_dict()
     for name, saved in state["state"].items():
         for key, tensor in saved.pop("tensors").items():
-            found[f"state/{name}/{key}"] = tensor.clone().numpy().tobytes()
+            found[f"state/{name}/{key}"] = tensor.contiguous().view(torch.uint8).numpy().tobytes()
     found["state"] = json.dumps(state)
     for path in sorted(folder.glob("checkpoint-*/**/*")):
         name = str(path.relative_to(folder))

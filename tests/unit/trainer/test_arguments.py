@@ -13,7 +13,9 @@ from foretune.methods import METHODS
 
 
 def make(tmp_path, **settings):
-    return ZOTrainingArguments(**{"output_dir": str(tmp_path), "use_cpu": True, "report_to": "none", **settings})
+    return ZOTrainingArguments(
+        **{"output_dir": str(tmp_path), "use_cpu": True, "report_to": "none", **settings}
+    )
 
 
 @pytest.mark.parametrize("name", list(METHODS))
@@ -102,6 +104,11 @@ def test_command_line_of_transformers(tmp_path):
     }
     assert args.engine == "in_place"
     (args,) = HfArgumentParser(ZOTrainingArguments).parse_dict(
-        {"output_dir": str(tmp_path), "use_cpu": True, "report_to": "none", "method_options": {"zo_eps": 1e-2}}
+        {
+            "output_dir": str(tmp_path),
+            "use_cpu": True,
+            "report_to": "none",
+            "method_options": {"zo_eps": 1e-2},
+        }
     )
     assert args.zo_method.zo_eps == 1e-2

@@ -24,7 +24,12 @@ def test_log_line_is_the_mean_of_its_steps():
 
 def test_a_line_every_interval_and_for_every_evaluation(tmp_path):
     log = MetricsLog(tmp_path / "log", 2)
-    for record in (step(0, 1.0, 1.0), EvaluationRecord(1, {"eval_loss": 0.5}), step(1, 3.0, 1.0), step(2, 9.0, 1.0)):
+    for record in (
+        step(0, 1.0, 1.0),
+        EvaluationRecord(1, {"eval_loss": 0.5}),
+        step(1, 3.0, 1.0),
+        step(2, 9.0, 1.0),
+    ):
         log.add(record)
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert [(line["step"], line.get("loss"), line.get("eval_loss")) for line in lines] == [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -42,10 +41,7 @@ class Moments(TrainerCallback):
     update, the beginning of an evaluation, and each stage of writing a checkpoint (its last file half written).
     """
 
-    _EVENTS = (
-        "on_train_begin on_epoch_begin on_step_begin on_substep_end on_pre_optimizer_step on_optimizer_step "
-        "on_step_end on_log on_evaluate on_save on_epoch_end on_train_end"
-    ).split()
+    _EVENTS = ["on_train_begin", "on_epoch_begin", "on_step_begin", "on_substep_end", "on_pre_optimizer_step", "on_optimizer_step", "on_step_end", "on_log", "on_evaluate", "on_save", "on_epoch_end", "on_train_end"]
 
     def __init__(self, monkeypatch, last: int | None = None) -> None:
         self.last = last
@@ -221,14 +217,20 @@ def test_data_order_of_a_resumed_epoch(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"method_options": {"zo_eps": 2e-3}}, "'method.zo_eps' was 0.001 when the run began and is 0.002 now"),
+        (
+            {"method_options": {"zo_eps": 2e-3}},
+            "'method.zo_eps' was 0.001 when the run began and is 0.002 now",
+        ),
         ({"method": "lozo"}, "'method.name' was 'mezo'"),
         ({"learning_rate": 2e-2}, "'method.lr'"),
         ({"seed": 8}, "'seed' was 7 when the run began and is 8 now"),
         ({"per_device_train_batch_size": 8}, "'trainer.batch_size' was 4"),
         ({"gradient_accumulation_steps": 2}, "'trainer.gradient_accumulation_steps' was 1"),
         ({"max_steps": 20}, "'trainer.max_steps' was 10"),
-        ({"lr_scheduler_type": "linear"}, "'trainer.lr_scheduler' was 'constant' when the run began and is 'linear'"),
+        (
+            {"lr_scheduler_type": "linear"},
+            "'trainer.lr_scheduler' was 'constant' when the run began and is 'linear'",
+        ),
         ({"warmup_steps": 2}, "'trainer.warmup_steps'"),
         ({"lr_scheduler_kwargs": {"num_cycles": 2}}, "'trainer.lr_scheduler_options'"),
         ({"engine": "in_place"}, "'engine' was 'layerwise' when the run began and is 'in_place' now"),
@@ -261,7 +263,9 @@ def folder(finished, tmp_path):
 
 
 def test_resume_with_another_base_model_is_refused(folder):
-    with pytest.raises(JournalError, match=r"began with other weights: their hash is \w{12}, this model's is \w{12}"):
+    with pytest.raises(
+        JournalError, match=r"began with other weights: their hash is \w{12}, this model's is \w{12}"
+    ):
         run(folder, model=TinyLM(seed=1))
 
 
