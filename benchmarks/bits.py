@@ -25,8 +25,6 @@ def _changed_bits(a: Tensor, b: Tensor) -> int:
     assert a.shape == b.shape
     assert a.dtype == b.dtype
     integer = _INTEGERS[a.element_size()]
-    different = torch.bitwise_xor(
-        a.detach().contiguous().view(integer), b.detach().contiguous().view(integer)
-    )
+    different = torch.bitwise_xor(a.detach().contiguous().view(integer), b.detach().contiguous().view(integer))
     different = different[different != 0]
     return sum(int(((different >> bit) & 1).sum()) for bit in range(8 * a.element_size()))

@@ -69,9 +69,7 @@ class Ledger:
             "dtype": dtype,
         }
 
-    def add(
-        self, method: str, what: str, spread: Spread, unit: str, *, batch: int = 0, tokens: str = ""
-    ) -> None:
+    def add(self, method: str, what: str, spread: Spread, unit: str, *, batch: int = 0, tokens: str = "") -> None:
         """Note one figure."""
         self.rows.append(
             Row(
@@ -100,9 +98,7 @@ class Ledger:
             writer = csv.DictWriter(file, columns, lineterminator="\n")
             if is_new:
                 writer.writeheader()
-            writer.writerows(
-                {name: _short(value) for name, value in asdict(row).items()} for row in self.rows
-            )
+            writer.writerows({name: _short(value) for name, value in asdict(row).items()} for row in self.rows)
 
 
 def check_columns(path: Path, columns: Sequence[str]) -> None:
@@ -123,9 +119,7 @@ def _short(value: object) -> object:
 
 def _git(*arguments: str) -> str:
     try:
-        result = subprocess.run(
-            ["git", *arguments], cwd=_REPOSITORY, capture_output=True, text=True, check=True
-        )
+        result = subprocess.run(["git", *arguments], cwd=_REPOSITORY, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):  # no git, or not a checkout
         return ""
     return result.stdout.strip()

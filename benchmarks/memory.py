@@ -62,9 +62,7 @@ def measure(shape: str, dtype: str) -> dict[str, Peak]:
     for case, child in children.items():
         output, errors = child.communicate()
         if child.returncode != 0:
-            raise RuntimeError(
-                f"The memory measurement of {case!r} ended with status {child.returncode}:\n{errors}"
-            )
+            raise RuntimeError(f"The memory measurement of {case!r} ended with status {child.returncode}:\n{errors}")
         peaks[case] = Peak(**json.loads(output.splitlines()[-1]))
     return peaks
 

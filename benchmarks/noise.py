@@ -102,9 +102,7 @@ def main() -> None:
     parser.add_argument("--elements", type=int, default=1 << 24)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
-    print(
-        f"{'case':<32}{'dtype':<10}{'threads':>8}{'elements':>12}{'median':>10}{'fastest':>10}{'speedup':>9}"
-    )
+    print(f"{'case':<32}{'dtype':<10}{'threads':>8}{'elements':>12}{'median':>10}{'fastest':>10}{'speedup':>9}")
     for row in measure(options.elements, options.rounds):
         print(
             f"{row['case']:<32}{row['dtype']:<10}{row['threads']:>8}{row['elements']:>12,}"

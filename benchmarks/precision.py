@@ -135,9 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     side, num_directions, num_steps = (64, 4, 5) if quick else (768, 50, 100)
     model = Weights(side)
 
-    print(
-        f"1. cosine of the intended update ({UPDATE_SCALE:g} z) and the mean change of the weights, bfloat16"
-    )
+    print(f"1. cosine of the intended update ({UPDATE_SCALE:g} z) and the mean change of the weights, bfloat16")
     print(f"{'':<10}{'roundings':>10}{'ours':>10}{'plain':>10}")
     for name, parameter in model.named_parameters():
         for num_draws in (1, 10) if quick else (1, 10, 100, 1000):

@@ -70,9 +70,7 @@ class PublishedMeZO:
         weight_decay: Coupled, on all but biases and norm weights (told by their names).
     """
 
-    def __init__(
-        self, model: nn.Module, *, lr: float, zo_eps: float = 1e-3, weight_decay: float = 0.0
-    ) -> None:
+    def __init__(self, model: nn.Module, *, lr: float, zo_eps: float = 1e-3, weight_decay: float = 0.0) -> None:
         self._model = model
         self._named = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
         self._lr = lr

@@ -40,6 +40,8 @@ FLOOR = "two forwards"
 PUBLISHED = "published"
 PARTS = ("forward", "noise write", "update", "overhead")
 LR = 1e-7
+BUSY = 1.3
+"""Where the floor itself varies by more than this factor, the machine does something else as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +192,9 @@ def print_steps(console: Console, ledger: Ledger, lengths: Sequence[int]) -> Non
             "" if share is None else f"{share.value:.0%}",
         )
     console.print(table)
+    floor = found[FLOOR, "step"]
+    if floor.high > BUSY * floor.low:
+        console.print(f"{FLOOR} took {floor.low:.2f} to {floor.high:.2f} s: the machine is busy, trust no figure here.")
 
 
 def print_rest(console: Console, ledger: Ledger) -> None:
@@ -205,9 +210,7 @@ def print_rest(console: Console, ledger: Ledger) -> None:
 
 def _cell(row: Row, digits: int) -> str:
     text = f"{row.value:.{digits}f}"
-    return (
-        text if row.n == 1 or math.isnan(row.low) else f"{text} ({row.low:.{digits}f}-{row.high:.{digits}f})"
-    )
+    return text if row.n == 1 or math.isnan(row.low) else f"{text} ({row.low:.{digits}f}-{row.high:.{digits}f})"
 
 
 def parse(arguments: Sequence[str] | None = None) -> Namespace:
@@ -216,9 +219,7 @@ def parse(arguments: Sequence[str] | None = None) -> Namespace:
     parser.add_argument("--shape", choices=[name for name in SHAPES if name != "tiny"], default="opt-125m")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16", "float64"], default="float32")
     parser.add_argument("--repeats", type=int, default=7, help="rounds that are counted")
-    parser.add_argument(
-        "--methods", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="METHOD/ENGINE"
-    )
+    parser.add_argument("--methods", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="METHOD/ENGINE")
     parser.add_argument("--output", type=Path, default=RESULTS, help="CSV file to append to")
     parser.add_argument("--quick", action="store_true", help="a smoke run: tiny model, two rounds, no memory")
     found = parser.parse_args(arguments)
@@ -242,9 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_steps(console, ledger, lengths)
     if memory.is_supported() and not options.quick:
         measure_memory(ledger, shape, options.dtype)
-    measure_noise(
-        ledger, **({"elements": 1 << 16, "rounds": 2} if options.quick else {"rounds": options.repeats})
-    )
+    measure_noise(ledger, **({"elements": 1 << 16, "rounds": 2} if options.quick else {"rounds": options.repeats}))
     print_rest(console, ledger)
     ledger.append_to(options.output)
     console.print(f"{len(ledger.rows)} rows appended to {options.output}.")

@@ -147,9 +147,7 @@ def with_adapter(base: Callable[[], nn.Module], kind: str) -> nn.Module:
     from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, TaskType, get_peft_model
 
     config = {
-        "lora": lambda: LoraConfig(
-            r=2, lora_dropout=0.1, init_lora_weights=False, task_type=TaskType.CAUSAL_LM
-        ),
+        "lora": lambda: LoraConfig(r=2, lora_dropout=0.1, init_lora_weights=False, task_type=TaskType.CAUSAL_LM),
         "prefix": lambda: PrefixTuningConfig(num_virtual_tokens=3, task_type=TaskType.CAUSAL_LM),
         "prompt": lambda: PromptTuningConfig(num_virtual_tokens=3, task_type=TaskType.CAUSAL_LM),
     }[kind]()
@@ -272,7 +270,7 @@ class ReadsElsewhere(nn.Module):
         self.child = nn.Linear(HIDDEN, HIDDEN)
 
     def forward(self, x: Tensor) -> Tensor:
-        return (WAYS[self.way](self, self.child(x))).tanh().mean()
+        return WAYS[self.way](self, self.child(x)).float().tanh().mean()
 
 
 @torch.jit.script
@@ -425,9 +423,7 @@ ZOO = [
     *(Entry(f.__name__, f, causal_closure) for f in (opt, llama, qwen2, mistral, gpt2, mixtral, qwen2_moe)),
     Entry("roberta", roberta, masked_closure),
     *(
-        Entry(
-            f"{base.__name__}_{kind}", lambda base=base, kind=kind: with_adapter(base, kind), causal_closure
-        )
+        Entry(f"{base.__name__}_{kind}", lambda base=base, kind=kind: with_adapter(base, kind), causal_closure)
         for base in (opt, llama)
         for kind in ("lora", "prefix", "prompt")
     ),

@@ -17,8 +17,7 @@ def candidate_scores(model, tokenizer, prompt: str, candidates: Sequence[str]) -
         token_ids = tokenizer(prompt + candidate)["input_ids"]
         logprobs = model(input_ids=torch.tensor([token_ids])).logits[0].float().log_softmax(dim=-1)
         per_token = [
-            float(logprobs[position - 1, token_ids[position]])
-            for position in range(num_prompt_tokens, len(token_ids))
+            float(logprobs[position - 1, token_ids[position]]) for position in range(num_prompt_tokens, len(token_ids))
         ]
         scores.append(sum(per_token) / len(per_token))
     return scores

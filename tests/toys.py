@@ -119,9 +119,7 @@ class CountedCalls:
 
 def trainables_of(**shapes: tuple[int, ...]) -> tuple[Trainable, ...]:
     """Trainable float64 zeros of these shapes, ordered by name."""
-    parameters = {
-        name: nn.Parameter(torch.zeros(shape, dtype=torch.float64)) for name, shape in shapes.items()
-    }
+    parameters = {name: nn.Parameter(torch.zeros(shape, dtype=torch.float64)) for name, shape in shapes.items()}
     return collect_trainables(nn.ParameterDict(parameters))
 
 

@@ -114,7 +114,7 @@ class Optimizer(torch.optim.Optimizer):
         self.last_record: StepRecord | None = None
         self.engine: AbstractEngine | None = None
         self.engine_name: EngineName = engine
-        self._finished: list[Estimate] = []
+        self._moved: list[Estimate] = []  # of a sequential step under way: the blocks that have moved
         self._pending: StepRecord | None = None
         self._pending_is_recorded = False
         self._journal: JournalWriter | None = None
@@ -173,9 +173,10 @@ class Optimizer(torch.optim.Optimizer):
         """
         if self.engine is None:
             self.engine = choose_engine(self.engine_name, self.model, self.trainables, closure)
+            self.engine_name = self.engine.name
             self._create_journal()
         blocks = self._blocks(self.num_steps)
-        estimates = self._finished
+        estimates = list(self._moved)
         with self.engine.session():
             for index, block in list(enumerate(blocks))[len(estimates) :]:
                 self._refresh(block)
@@ -184,13 +185,12 @@ class Optimizer(torch.optim.Optimizer):
                     logger.warning("Non-finite loss at step %d: its projected gradient is taken as 0.", self.num_steps)
                     bad_loss = math.nan if math.isfinite(found.loss) else found.loss
                     found = Estimate((0.0,) * len(found.scalars), bad_loss)
+                estimates.append(found)
                 if self.parts.schedule.sequential and index + 1 < len(blocks):
                     with hold_interrupts():
                         self._move(block, index, found.scalars, self.lr)
-                        estimates.append(found)
-                else:
-                    estimates.append(found)
-        self._finished = []
+                        self._moved.append(found)
+        self._moved = []
         self._pending = StepRecord(
             step=self.num_steps,
             scalars=tuple(scalar for found in estimates for scalar in found.scalars),
@@ -237,6 +237,7 @@ class Optimizer(torch.optim.Optimizer):
         self.num_bad_steps = 0 if record.accepted else self.num_bad_steps + 1
         self.last_record = record
 
+    @torch.inference_mode(False)  # state made by a caller in inference mode could not be changed outside of it
     @torch.no_grad()
     def _refresh(self, block: Block) -> None:
         """Express the state of these tensors in the basis of the present epoch."""
@@ -250,6 +251,7 @@ class Optimizer(torch.optim.Optimizer):
                 )
                 state.tensors, state.epoch = self.parts.update.refresh(state.tensors, transport), epoch
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def _move(self, block: Block, index: int, scalars: tuple[float, ...], lr: float) -> None:
         """Update the tensors of one block."""
@@ -290,9 +292,7 @@ class Optimizer(torch.optim.Optimizer):
                     scale=change.scale,
                     rounding=Noise(keys[0], trainable.stream, Purpose.UPDATE_ROUNDING),
                 )
-            parts.direction.advance(
-                trainable, state, keys=keys, step=step, coordinate_shape=shape, scalars=scalars
-            )
+            parts.direction.advance(trainable, state, keys=keys, step=step, coordinate_shape=shape, scalars=scalars)
             state.num_updates += 1
             state.epoch = epoch
 
@@ -336,7 +336,7 @@ class Optimizer(torch.optim.Optimizer):
             "seed": self.seed,
             "method": self.method,
             "parts": self.parts.describe(),
-            "engine": self.engine_name if self.engine is None else self.engine.name,
+            "engine": self.engine_name,
             "num_threads": torch.get_num_threads(),
             "parameters": [
                 {
@@ -396,7 +396,7 @@ class Optimizer(torch.optim.Optimizer):
             state.num_updates, state.epoch = int(saved["num_updates"]), int(saved["epoch"])
             device = trainable.parameter.device
             state.tensors = {name: tensor.to(device, copy=True) for name, tensor in saved["tensors"].items()}
-        self._finished, self._pending = [], None
+        self._moved, self._pending = [], None
 
 
 def _split(blocks: Sequence[Block], scalars: tuple[float, ...]) -> list[tuple[Block, tuple[float, ...]]]:

@@ -23,8 +23,8 @@ def unwrap(model: nn.Module) -> nn.Module:
     while True:
         if isinstance(model, DataParallel | DistributedDataParallel):
             model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
         else:
             return model
 
@@ -64,7 +64,7 @@ class MemorySpan(NamedTuple):
 
 def memory_span(tensor: Tensor) -> MemorySpan:
     """Return where a plain tensor lies; start and stop are equal if it has no elements."""
-    start = tensor.storage_offset() * tensor.element_size()
+    start = int(tensor.storage_offset()) * tensor.element_size()
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     stop = start + (last + 1) * tensor.element_size() if tensor.numel() else start
     return MemorySpan(tensor.untyped_storage().data_ptr(), start, stop)
@@ -117,9 +117,7 @@ def collect_trainables(model: nn.Module) -> tuple[Trainable, ...]:
 
 def _check_tensor(name: str, parameter: Tensor) -> None:
     if is_lazy(parameter):
-        raise IncompatibleError(
-            f"Parameter '{name}' has no shape yet (a lazy module): run the model once before that."
-        )
+        raise IncompatibleError(f"Parameter '{name}' has no shape yet (a lazy module): run the model once before that.")
     if parameter.is_meta:
         raise IncompatibleError(
             f"Parameter '{name}' is on the meta device (offloaded, or never loaded): there are no weights to "

@@ -193,7 +193,7 @@ class Change:
     step: Combination
 
 
-class AbstractPart(abc.ABC):
+class AbstractPart(abc.ABC):  # noqa: B024
     """What all five kinds of parts share."""
 
     def check(self, parts: Parts, trainables: Sequence[Trainable]) -> None:  # noqa: B027
@@ -280,8 +280,15 @@ class AbstractDirection(AbstractPart):
 class AbstractEstimator(AbstractPart):
     """Which losses give which scalars."""
 
-    zo_eps: float
-    num_directions: int
+    @property
+    @abc.abstractmethod
+    def zo_eps(self) -> float:
+        """Perturbation scale, in units of theta; 0 for rules without finite differences."""
+
+    @property
+    @abc.abstractmethod
+    def num_directions(self) -> int:
+        """Directions per block and step."""
 
     @abc.abstractmethod
     def estimate(self, probe: Probe) -> Estimate:
@@ -299,8 +306,6 @@ class AbstractEstimator(AbstractPart):
 
 class AbstractUpdate(AbstractPart):
     """How the estimate becomes a step."""
-
-    weight_decay: float
 
     @abc.abstractmethod
     def apply(self, context: UpdateContext) -> Change:

@@ -12,9 +12,7 @@ def test_rows_are_appended_under_one_header(tmp_path):
         ledger.append_to(path)
 
     header, *rows = path.read_text().splitlines()
-    assert header.startswith(
-        "date,commit,dirty,machine,cores,threads,python,torch,transformers,foretune,shape,dtype"
-    )
+    assert header.startswith("date,commit,dirty,machine,cores,threads,python,torch,transformers,foretune,shape,dtype")
     assert [row.split(",")[-9:] for row in rows] == [
         ["16", "48", "mezo", "step", value, "s", "1", "3", "7"] for value in ("1.5", "2.5")
     ]

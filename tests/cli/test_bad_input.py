@@ -167,4 +167,3 @@ def test_other_commands(capsys):
     _fails(["methods", "a", "b"], capsys, "one name")
     _fails(["env", "--all"], capsys, "'--all'")
     _fails(["demo", "--fast"], capsys, "--fast")
-

@@ -69,16 +69,12 @@ def test_add_over_random_shapes_and_options(dtype, seed):
     base = any_values((rows, columns), dtype, seed)
     compute = torch.float64 if dtype == torch.float64 else torch.float32
     scales = [1.0, 0.75, -1e-3]
-    terms = [
-        (10.0 ** integer(-6, 2), address(integer(0, 99), Law(integer(0, 2)))) for _ in range(integer(0, 4))
-    ]
+    terms = [(10.0 ** integer(-6, 2), address(integer(0, 99), Law(integer(0, 2)))) for _ in range(integer(0, 4))]
     options = {
         "scale": scales[integer(0, 3)],
         "noise": terms,
         "rounding": ROUNDING,
-        "dense": (0.1, torch.randn(rows, columns, generator=generator, dtype=compute))
-        if integer(0, 2)
-        else None,
+        "dense": (0.1, torch.randn(rows, columns, generator=generator, dtype=compute)) if integer(0, 2) else None,
         "rows": torch.randperm(rows, generator=generator)[: integer(1, rows + 1)] if integer(0, 2) else None,
         "window": Window(integer(0, 2**31), integer(0, 50), 2000) if integer(0, 2) else None,
     }

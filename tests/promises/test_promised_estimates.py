@@ -33,16 +33,12 @@ def test_it_steps_along_what_it_measured(recipe: type[AbstractMethod]) -> None:
 
         optimizer.step(closure)
         after = weights_of(model)
-        change = torch.cat(
-            [((after[name] - before[name]) / factors.get(name, 1.0)).flatten() for name in SHAPES]
-        )
+        change = torch.cat([((after[name] - before[name]) / factors.get(name, 1.0)).flatten() for name in SHAPES])
         shifts = torch.stack(
             [torch.cat([(weights[name] - before[name]).flatten() for name in SHAPES]) for weights in seen]
         )
         shifts = shifts[shifts.abs().sum(dim=1) > 0]
-        outside = (
-            change - shifts.T @ torch.linalg.lstsq(shifts.T, change, rcond=1e-9, driver="gelsd").solution
-        )
+        outside = change - shifts.T @ torch.linalg.lstsq(shifts.T, change, rcond=1e-9, driver="gelsd").solution
         assert float(change.norm()) > 0
         assert float(outside.norm()) < 1e-8 * float(change.norm())
 

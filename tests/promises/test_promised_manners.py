@@ -51,9 +51,7 @@ def test_the_model_keeps_its_form(recipe: type[AbstractMethod], dtype: torch.dty
     assert changed
     assert not any(name.startswith("frozen") for name in changed)
     assert {tensor.dtype for tensor in after.values()} == {dtype}
-    assert identities == {
-        name: (id(p), p.data_ptr(), p.requires_grad) for name, p in model.named_parameters()
-    }
+    assert identities == {name: (id(p), p.data_ptr(), p.requires_grad) for name, p in model.named_parameters()}
     assert all(parameter.grad is None for parameter in model.parameters())
     assert [module.training for module in (model, model.first, model.norm)] == [True, True, False]
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
@@ -118,9 +116,7 @@ def test_state_is_as_declared(recipe: type[AbstractMethod]) -> None:
 
 def test_unknown_options_are_refused(recipe: type[AbstractMethod]) -> None:
     for field in fields(recipe):
-        with pytest.raises(
-            UsageError, match=rf"has no option '{field.name}x'\. Did you mean: .*{field.name}"
-        ):
+        with pytest.raises(UsageError, match=rf"has no option '{field.name}x'\. Did you mean: .*{field.name}"):
             optimizer_class(recipe)(Net(), **{f"{field.name}x": 1})
 
 
@@ -157,9 +153,7 @@ def test_any_closure_will_do(recipe: type[AbstractMethod]) -> None:
 def test_exceptions_name_promises_there_are() -> None:
     """An exception that no test reads would excuse nothing, and hide that."""
     sources = [path.read_text() for path in Path(__file__).parent.glob("test_*.py")]
-    promises = {
-        name for source in sources for name in re.findall(r"^def test_(\w+)\(\s*recipe", source, re.M)
-    }
+    promises = {name for source in sources for name in re.findall(r"^def test_(\w+)\(\s*recipe", source, re.M)}
     assert len(promises) > 15
     for name in METHODS:
         assert METHODS.get(name).exceptions.keys() <= promises

@@ -60,9 +60,7 @@ def direction(name: str, seed: int, step: int, index: int) -> Tensor:
 
 def block_direction(block: str, seed: int, step: int, index: int) -> Tensor:
     """z over all tensors, zero outside of the block, shape (d,)."""
-    return torch.cat(
-        [direction(name, seed, step, index).flatten() * name.startswith(block) for name in SHAPES]
-    )
+    return torch.cat([direction(name, seed, step, index).flatten() * name.startswith(block) for name in SHAPES])
 
 
 def scripted(*losses: float):
@@ -184,9 +182,7 @@ def test_std_acts_twice_on_the_mean_update(sequential: bool) -> None:
     changes = []
     for seed in range(250):
         restore(model, start)
-        optimizer = Optimizer(
-            model, estimator=TwoSided(), schedule=schedule, lr=lr, seed=seed, engine="in_place"
-        )
+        optimizer = Optimizer(model, estimator=TwoSided(), schedule=schedule, lr=lr, seed=seed, engine="in_place")
         optimizer.step(model)
         changes.append((model.flat().detach() - theta) / lr)
     factors = torch.cat([torch.full((size,), f) for size, f in zip(SIZES, (1, 1, 0.5, 0.5), strict=True)])
@@ -324,9 +320,7 @@ def test_momentum_of_a_resting_block_is_carried_from_its_own_basis() -> None:
     old = state.tensors["momentum"].clone()
     optimizer.step(model)
     v = [space.basis(trainable, seed=8, epoch=epoch) for epoch in (2, 4)]
-    u = noise.fill(
-        torch.empty(2, 2, dtype=torch.float64), Noise(noise.mix(8, 4), trainable.stream, Purpose.DIRECTION)
-    )
+    u = noise.fill(torch.empty(2, 2, dtype=torch.float64), Noise(noise.mix(8, 4), trainable.stream, Purpose.DIRECTION))
     (slope,) = optimizer.last_record.scalars
     expected = 0.5 * old @ v[0].T @ v[1] / 3 + 0.5 * slope * u / 2
     torch.testing.assert_close(state.tensors["momentum"], expected, rtol=0, atol=1e-13)
@@ -372,9 +366,7 @@ def test_a_good_step_ends_a_row_of_bad_ones() -> None:
 
 def test_a_bad_block_does_not_stop_the_others() -> None:
     model = Quadratic(SHAPES)
-    optimizer = Optimizer(
-        model, estimator=TwoSided(), schedule=TwoBlocks(sequential=False), lr=0.1, engine="in_place"
-    )
+    optimizer = Optimizer(model, estimator=TwoSided(), schedule=TwoBlocks(sequential=False), lr=0.1, engine="in_place")
     before = weights_of(model)
     optimizer.step(scripted(math.inf, 1.0, 1.0, 0.9))
     assert differing_bits(before, weights_of(model)) == ["b1", "b2"]

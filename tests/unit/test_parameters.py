@@ -20,9 +20,7 @@ def names(model: nn.Module) -> list[str]:
 
 def z_by_name(model: nn.Module) -> dict[str, bytes]:
     return {
-        trainable.name: noise.fill(
-            torch.empty(trainable.shape), Noise(5, trainable.stream, Purpose.DIRECTION)
-        )
+        trainable.name: noise.fill(torch.empty(trainable.shape), Noise(5, trainable.stream, Purpose.DIRECTION))
         .numpy()
         .tobytes()
         for trainable in collect_trainables(model)

@@ -41,9 +41,7 @@ def test_nothing_is_imported_before_it_is_asked_for(registry: Registry[str]) -> 
 
 
 def test_an_unknown_name_gets_near_misses_and_the_list(registry: Registry[str]) -> None:
-    with pytest.raises(
-        UsageError, match=r"Unknown dish 'soop'\. Did you mean: soup\? Available: salad, soup\."
-    ):
+    with pytest.raises(UsageError, match=r"Unknown dish 'soop'\. Did you mean: soup\? Available: salad, soup\."):
         registry.get("soop")
     with pytest.raises(UsageError, match=r"Unknown dish 'bread'\. Available: salad, soup\."):
         registry.get("bread")

@@ -23,6 +23,7 @@ MAX_CALLS = 2
 
 _READS_NOTHING = {
     *("detach", "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like"),
+    "_has_compatible_shallow_copy_type",  # asked by an assignment to `.data`
     *("new_empty", "new_empty_strided", "new_zeros", "new_ones", "new_full"),
 }
 """Operators that alias a tensor, or take it for its shape, dtype and device."""

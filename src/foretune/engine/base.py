@@ -53,14 +53,14 @@ class AbstractEngine(abc.ABC):
             try:
                 for module, training in modes:
                     if training:
-                        module.training = False
+                        _set_training(module, False)
                 with self.attached():
                     yield
             finally:
                 self._interrupts = None
                 for module, training in modes:
                     if module.training != training:
-                        module.training = training
+                        _set_training(module, training)
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -102,6 +102,13 @@ class AbstractEngine(abc.ABC):
         """Call `evaluate` once at the perturbed weights. A SIGINT is delivered inside `evaluate` only."""
 
 
+def _set_training(module: nn.Module, training: bool) -> None:
+    if isinstance(module, torch.jit.ScriptModule):
+        module.training = training
+    else:  # as torch does itself: Module.__setattr__ looks for parameters first, and this runs at every step
+        object.__setattr__(module, "training", training)
+
+
 def read_loss(loss: object) -> float:
     """Return a closure's result as a Python float (double).
 
@@ -110,9 +117,7 @@ def read_loss(loss: object) -> float:
     """
     if isinstance(loss, Tensor):
         if loss.numel() != 1:
-            raise UsageError(
-                f"The closure must return a scalar loss, got a tensor of shape {tuple(loss.shape)}."
-            )
+            raise UsageError(f"The closure must return a scalar loss, got a tensor of shape {tuple(loss.shape)}.")
         if loss.is_complex():
             raise UsageError(f"The closure must return a real loss, got a tensor of {loss.dtype}.")
         if loss.is_floating_point() and loss.element_size() < 4:

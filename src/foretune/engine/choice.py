@@ -45,14 +45,10 @@ def choose_engine(
     else:
         engine = Layerwise(model, trainables)
         with engine.session():
-            obstacle = find_obstacle(
-                engine, closure, num_micro_batches=getattr(closure, "num_micro_batches", 1)
-            )
+            obstacle = find_obstacle(engine, closure, num_micro_batches=getattr(closure, "num_micro_batches", 1))
         if obstacle is None:
             return engine
     if name == "layerwise":
-        raise IncompatibleError(
-            f"Engine 'layerwise' cannot serve this model: {obstacle}. Use 'auto' or 'in_place'."
-        )
+        raise IncompatibleError(f"Engine 'layerwise' cannot serve this model: {obstacle}. Use 'auto' or 'in_place'.")
     logger.warning("Using the in_place engine (one more copy of the trainable tensors): %s.", obstacle)
     return InPlace(model, trainables)

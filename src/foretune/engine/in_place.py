@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from foretune.engine.base import AbstractEngine, Perturbation
@@ -28,12 +27,11 @@ class InPlace(AbstractEngine):
     def _perturbed(self, evaluate: Callable[[], float], perturbation: Perturbation) -> float:
         moving = [trainable for trainable in self.trainables if perturbation.moves(trainable)]
         for trainable in moving:
-            clean = self._clean.get(trainable)
-            if clean is None:
-                # allocated outside inference mode: later evaluations of any kind copy into it
-                with torch.inference_mode(False):
-                    clean = self._clean[trainable] = torch.empty_like(trainable.parameter.data)
-            clean.copy_(trainable.parameter.data)
+            true_data = trainable.parameter.data
+            if trainable in self._clean:
+                self._clean[trainable].copy_(true_data)
+            else:
+                self._clean[trainable] = true_data.clone()
         try:
             for trainable in moving:
                 perturbation.write(trainable, out=trainable.parameter.data, base=self._clean[trainable])

@@ -77,9 +77,7 @@ class Layerwise(AbstractEngine):
             self._open.clear()
             self._scratch.clear()
 
-    def _before(
-        self, module: nn.Module, args: tuple[Any, ...], *, members: Sequence[Trainable], by_rows: bool
-    ) -> None:
+    def _before(self, module: nn.Module, args: tuple[Any, ...], *, members: Sequence[Trainable], by_rows: bool) -> None:
         """Open the tensors of a module that is about to run."""
         perturbation = self._perturbation
         if perturbation is None:

@@ -20,9 +20,7 @@ def is_called(module: nn.Module) -> bool:
     return has_forward and not isinstance(module, NonDynamicallyQuantizableLinear)
 
 
-def find_owners(
-    model: nn.Module, trainables: Sequence[Trainable]
-) -> list[tuple[nn.Module, tuple[Trainable, ...]]]:
+def find_owners(model: nn.Module, trainables: Sequence[Trainable]) -> list[tuple[nn.Module, tuple[Trainable, ...]]]:
     """Pair each module that directly owns trainable tensors with these tensors.
 
     Tensors of a module that never runs belong to its nearest ancestor that does. A tied tensor is listed

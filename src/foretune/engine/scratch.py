@@ -30,36 +30,56 @@ class ScratchStack:
         arena = self._arenas.get(like.device)
         if arena is None:
             arena = self._arenas[like.device] = _Arena(like.device)
-        return arena.push(like.numel() * like.element_size()).view(like.dtype).view(like.shape)
+        return arena.push(like)
 
     def pop(self, device: torch.device) -> None:
         """Take back the last tensor that was handed out on `device`."""
-        self._arenas[device].spans.pop()
+        self._arenas[device].stops.pop()
 
     def clear(self) -> None:
         """Take back everything."""
         for arena in self._arenas.values():
-            arena.spans.clear()
+            arena.stops.clear()
 
 
 class _Arena:
-    """The buffer of one device and where in it the tensors that are out lie (start, next start)."""
+    """The buffer of one device.
+
+    Attributes:
+        buffer: All memory of the stack.
+        stops: For each tensor that is out, the offset behind it, where the next one begins.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self.buffer = torch.empty(0, dtype=torch.uint8, device=device)
-        self.spans: list[tuple[int, int]] = []
+        self.buffer = self._allocate(0, device)
+        self.stops: list[int] = []
         self._high_water = 0
+        # layers of one shape come back to the same place: making three views costs more than all else here
+        self._views: dict[tuple[int, torch.Size, torch.dtype], tuple[Tensor, int]] = {}
 
-    def push(self, num_bytes: int) -> Tensor:
-        start = self.spans[-1][1] if self.spans else 0
-        stop = start + num_bytes
+    def push(self, like: Tensor) -> Tensor:
+        start = self.stops[-1] if self.stops else 0
+        if not self.stops and self.buffer.numel() < self._high_water:
+            self.buffer = self._allocate(self._high_water, self.buffer.device)
+            self._views.clear()
+        key = start, like.shape, like.dtype
+        known = self._views.get(key)
+        if known is not None:
+            self.stops.append(known[1])
+            return known[0]
+        num_bytes = like.numel() * like.element_size()
+        stop = start + -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
         self._high_water = max(self._high_water, stop)
-        if not self.spans and self.buffer.numel() < self._high_water:
-            self.buffer = self._empty(self._high_water)
-        self.spans.append((start, -(-stop // _ALIGNMENT) * _ALIGNMENT))
-        return self.buffer[start:stop] if stop <= self.buffer.numel() else self._empty(num_bytes)
-
-    def _empty(self, num_bytes: int) -> Tensor:
-        # allocated outside inference mode, so that every kind of evaluation may write to it
+        self.stops.append(stop)
+        # made outside inference mode, so that every kind of evaluation may write to it
         with torch.inference_mode(False):
-            return torch.empty(num_bytes, dtype=torch.uint8, device=self.buffer.device)
+            if stop > self.buffer.numel():
+                return torch.empty(like.shape, dtype=like.dtype, device=like.device)
+            view = self.buffer[start : start + num_bytes].view(like.dtype).view(like.shape)
+        self._views[key] = view, stop
+        return view
+
+    @staticmethod
+    def _allocate(num_bytes: int, device: torch.device) -> Tensor:
+        with torch.inference_mode(False):
+            return torch.empty(num_bytes, dtype=torch.uint8, device=device)

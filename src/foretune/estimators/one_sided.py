@@ -41,9 +41,7 @@ class OneSided(AbstractEstimator):
     def estimate(self, probe: Probe) -> Estimate:
         """Return the projected gradient of each direction, float64, shape (num_directions,)."""
         loss_clean = probe.loss()
-        slopes = [
-            (probe.loss((query, self.zo_eps)) - loss_clean) / self.zo_eps for query in range(self.num_directions)
-        ]
+        slopes = [(probe.loss((query, self.zo_eps)) - loss_clean) / self.zo_eps for query in range(self.num_directions)]
         return Estimate(scalars=tuple(slopes), loss=loss_clean)
 
     def weights(self, scalars: tuple[float, ...]) -> tuple[float, ...]:

@@ -12,8 +12,6 @@ def accuracy(predictions: Sequence[int], correct: Sequence[Collection[int]]) -> 
         ValueError: there are no rows, or the two differ in length.
     """
     if not predictions or len(predictions) != len(correct):
-        raise ValueError(
-            f"accuracy of {len(predictions)} predictions and {len(correct)} answers is undefined"
-        )
+        raise ValueError(f"accuracy of {len(predictions)} predictions and {len(correct)} answers is undefined")
     hits = sum(prediction in answers for prediction, answers in zip(predictions, correct, strict=True))
     return hits / len(predictions)

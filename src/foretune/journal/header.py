@@ -68,8 +68,7 @@ def check_header(found: dict[str, Any], expected: dict[str, Any], ignore: tuple[
     named = "; ".join(differences[:_MAX_NAMED])
     more = f"; and {len(differences) - _MAX_NAMED} more" if len(differences) > _MAX_NAMED else ""
     raise JournalError(
-        f"This run cannot be resumed: {named}{more}. Resume with the settings it began with, "
-        "or begin a new run."
+        f"This run cannot be resumed: {named}{more}. Resume with the settings it began with, or begin a new run."
     )
 
 

@@ -104,9 +104,7 @@ def parse_journal(path: Path, data: bytes) -> Journal:
         try:
             records.append(_DECODERS[kind](payload))
         except ValueError as error:
-            raise JournalError(
-                f"{path}, byte {position}: record of kind {kind} is malformed: {error}."
-            ) from error
+            raise JournalError(f"{path}, byte {position}: record of kind {kind} is malformed: {error}.") from error
         offsets.append(position)
         position = stop + CRC.size
     return Journal(path, header, records, offsets, position, len(data) - position)
@@ -129,9 +127,7 @@ def unusable_file(path: Path, error: OSError) -> JournalError:
 def _parse_header(path: Path, data: bytes) -> tuple[dict[str, Any], int, int]:
     """Return the header, the offset of the first record and the CRC it is chained from."""
     if not data:
-        raise JournalError(
-            f"{path}, byte 0: the file is empty; expected a journal, which begins with {MAGIC!r}."
-        )
+        raise JournalError(f"{path}, byte 0: the file is empty; expected a journal, which begins with {MAGIC!r}.")
     begin = data[: len(MAGIC)]
     if begin != MAGIC[: len(begin)]:
         raise JournalError(f"{path}, byte 0: not a foretune journal: found {begin!r}, expected {MAGIC!r}.")

@@ -146,9 +146,7 @@ def _encode_step(record: StepRecord) -> bytes:
 
 def _encode_evaluation(record: EvaluationRecord) -> bytes:
     if not isinstance(record.step, int) or not 0 <= record.step <= _MAX_STEP:
-        raise UsageError(
-            f"{record} cannot be journalled: its step is {record.step!r}, expected 0 to {_MAX_STEP}."
-        )
+        raise UsageError(f"{record} cannot be journalled: its step is {record.step!r}, expected 0 to {_MAX_STEP}.")
     content = {"step": record.step, "metrics": _json_metrics(record.metrics)}
     return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
 

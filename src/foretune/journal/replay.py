@@ -42,8 +42,8 @@ def replay(optimizer: Replayable, journal: Journal, *, num_steps: int | None = N
     Returns:
         The number of updates made.
     Raises:
-        JournalError: the model is not the one the run began with (by the hash of its weights), the optimizer has
-            other settings than the run, or the journal has fewer steps than asked for.
+        JournalError: the model is not the one the run began with (by the hash of its weights), the optimizer
+            has other settings than the run, or the journal has fewer steps than asked for.
         UsageError: the optimizer has made steps already.
     """
     settings = optimizer.describe()
@@ -73,7 +73,7 @@ def check_base_weights(journal: Journal, weights_hash: str) -> None:
     if weights_hash != expected:
         raise JournalError(
             f"{journal.path} began with other weights: their hash is {expected[:12]}, this model's is "
-            f"{weights_hash[:12]}. Give the base model of the run (no checkpoint of it), in the dtype of the run."
+            f"{weights_hash[:12]}. Give the base model of the run, in its dtype, and no checkpoint."
         )
 
 

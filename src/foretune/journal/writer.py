@@ -65,9 +65,7 @@ class JournalWriter:
             _sync_directory(path.parent)
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            raise JournalError(
-                f"{path}: the journal cannot be created: {error.strerror or error}."
-            ) from error
+            raise JournalError(f"{path}: the journal cannot be created: {error.strerror or error}.") from error
         return cls.reopen(path)
 
     @classmethod
@@ -203,9 +201,7 @@ def _is_before(record: Record, step: int) -> bool:
 def _tail_at(journal: Journal, data: bytes, num_records: int) -> _Tail:
     """Return the tail behind the first `num_records` records."""
     end = journal.offsets[num_records] if num_records < len(journal.records) else journal.valid_end
-    steps = (
-        record.step for record in reversed(journal.records[:num_records]) if isinstance(record, StepRecord)
-    )
+    steps = (record.step for record in reversed(journal.records[:num_records]) if isinstance(record, StepRecord))
     return _Tail(end, chain_at(data, end), next(steps, -1))
 
 

@@ -106,10 +106,7 @@ def option_help(recipe: type[AbstractMethod]) -> dict[str, str]:
     """Return what the recipe's docstring says about each setting, on one line."""
     from docstring_parser import parse
 
-    return {
-        entry.arg_name: " ".join((entry.description or "").split())
-        for entry in parse(recipe.__doc__ or "").params
-    }
+    return {entry.arg_name: " ".join((entry.description or "").split()) for entry in parse(recipe.__doc__ or "").params}
 
 
 def optimizer_class(recipe: type[AbstractMethod]) -> type[Optimizer]:
@@ -122,9 +119,7 @@ def optimizer_class(recipe: type[AbstractMethod]) -> type[Optimizer]:
         Optimizer.__init__(self, model, **method.optimizer_arguments(), seed=seed, engine=engine)
 
     keyword = inspect.Parameter.KEYWORD_ONLY
-    options = [
-        inspect.Parameter(f.name, keyword, default=f.default, annotation=f.type) for f in fields(recipe)
-    ]
+    options = [inspect.Parameter(f.name, keyword, default=f.default, annotation=f.type) for f in fields(recipe)]
     own = list(inspect.signature(__init__).parameters.values())[:-1]
     __init__.__signature__ = inspect.Signature(own[:2] + options + own[2:])  # type: ignore[attr-defined]
     return type(recipe.class_name, (Optimizer,), {"__init__": __init__, "__doc__": recipe.__doc__})

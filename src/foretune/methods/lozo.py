@@ -60,7 +60,5 @@ class LOZOMethod(AbstractMethod):
             direction=Gaussian(),
             estimator=TwoSided(zo_eps=self.zo_eps, num_directions=self.num_directions),
             update=SGD(weight_decay=self.weight_decay),
-            schedule=Whole(
-                matrix_lr_scale=self.rank if self.matrix_lr_scale is None else self.matrix_lr_scale
-            ),
+            schedule=Whole(matrix_lr_scale=self.rank if self.matrix_lr_scale is None else self.matrix_lr_scale),
         )

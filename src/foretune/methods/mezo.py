@@ -52,9 +52,7 @@ class MeZOMethod(AbstractMethod):
     def parts(self) -> Parts:
         """Identity x Gaussian x (TwoSided or OneSided) x SGD x Whole."""
         if self.estimator not in ESTIMATORS:
-            raise UsageError(
-                f"Unknown estimator {self.estimator!r}.{near_misses(str(self.estimator), ESTIMATORS)}"
-            )
+            raise UsageError(f"Unknown estimator {self.estimator!r}.{near_misses(str(self.estimator), ESTIMATORS)}")
         return Parts(
             space=Identity(),
             direction=Gaussian(),

@@ -61,9 +61,7 @@ class Noise:
         if not 0 <= self.key <= _MASK64:
             raise UsageError(f"A noise key is an integer in [0, 2**64), from mix(); found {self.key}.")
         if not 0 <= self.stream < 1 << 32:
-            raise UsageError(
-                f"A noise stream is an integer in [0, 2**32), from stream_id(); found {self.stream}."
-            )
+            raise UsageError(f"A noise stream is an integer in [0, 2**32), from stream_id(); found {self.stream}.")
 
 
 def mix(seed: int, epoch: int, query: int = 0) -> int:

@@ -274,9 +274,7 @@ def _store_for(out, acc, n, lanes, is_float16):
                 for i in range(n):
                     bits = np.float32(acc[i]).view(np.uint32)
                     magnitude = _U32(bits & _U32(0x7FFFFFFF))
-                    rounded = _U32(
-                        _U32(magnitude + _U32(lanes[i])) >> _U32(16)
-                    )  # at most inf's, if x is not nan
+                    rounded = _U32(_U32(magnitude + _U32(lanes[i])) >> _U32(16))  # at most inf's, if x is not nan
                     rounded = _U32(rounded if magnitude <= _F32_INFINITY else _U32(0x7FC0))
                     out[i] = np.uint16(_U32(rounded | _U32(_U32(bits >> _U32(16)) & _U32(0x8000))))
 
@@ -371,9 +369,7 @@ def _add_entry(storage: type[np.generic], compute: type[np.generic]) -> Callable
 
 def _add_low_rank_entry(storage: type[np.generic], compute: type[np.generic]) -> Callable[..., None]:
     def add_low_rank(integers, floats, start, stop):
-        _add_low_rank(
-            _pointer(integers, np.int64), _pointer(floats, np.float64), start, stop, storage, compute
-        )
+        _add_low_rank(_pointer(integers, np.int64), _pointer(floats, np.float64), start, stop, storage, compute)
 
     return add_low_rank
 

@@ -63,9 +63,7 @@ def lanes(shape: int | Sequence[int], noise: Noise, device: torch.device | str =
     """Return raw 16-bit lanes in [0, 65536), int32 of `shape`, elements in row-major order."""
     out = torch.empty(shape, dtype=torch.int32, device=device)
     if out.numel():
-        out.view(-1).copy_(
-            reference.lanes(torch.zeros(1, dtype=torch.int64, device=device), out.numel(), noise)[0]
-        )
+        out.view(-1).copy_(reference.lanes(torch.zeros(1, dtype=torch.int64, device=device), out.numel(), noise)[0])
     return out
 
 
@@ -118,9 +116,7 @@ def add(
         return
     rounding = rounding if out.dtype in _HALF else None
     flat = _flat(out, keep=rows is not None)
-    _backend(out).add(
-        flat, base.contiguous().view(-1), layout, _rounded(scale, compute), dense, terms, rounding
-    )
+    _backend(out).add(flat, base.contiguous().view(-1), layout, _rounded(scale, compute), dense, terms, rounding)
     _copy_back(out, flat)
 
 
@@ -242,9 +238,7 @@ def _check_pair(out: Tensor, base: Tensor, rounding: Noise | None) -> None:
         raise UsageError(f"out is {out.dtype}, which is rounded stochastically: give rounding=Noise(...).")
 
 
-def _check_operand(
-    name: str, tensor: Tensor, out: Tensor, dtype: torch.dtype, shape: tuple[int, ...]
-) -> None:
+def _check_operand(name: str, tensor: Tensor, out: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     if tensor.dtype != dtype or tuple(tensor.shape) != shape or tensor.device != out.device:
         raise UsageError(
             f"{name} must be {dtype} of shape {shape} on {out.device}; "

@@ -134,9 +134,7 @@ def round_stochastically(x: Tensor, lane: Tensor, dtype: torch.dtype) -> Tensor:
         infinity, quiet_nan = 0x7F80, 0x7FC0
     else:
         infinity, quiet_nan = 0x7C00, 0x7E00
-        normal = ((magnitude + (lane >> 3)) >> 13) - (
-            112 << 10
-        )  # 13 bits are cut off; exponent bias 127 to 15
+        normal = ((magnitude + (lane >> 3)) >> 13) - (112 << 10)  # 13 bits are cut off; exponent bias 127 to 15
         tiny = magnitude < (113 << 23)  # |x| < 2**-14: a fixed-point number in units of 2**-24
         fixed = (x.abs().where(tiny, 0.0) * 2.0**40).to(torch.int64)
         rounded = torch.where(tiny, (fixed + lane) >> 16, normal)
@@ -147,9 +145,7 @@ def round_stochastically(x: Tensor, lane: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _words(starts: Tensor, length: int, per_counter: int, noise: Noise) -> Tensor:
     """Return the Philox words of every counter that elements of the segments touch, int64 (S, 4 C)."""
-    num_counters = (
-        length + 2 * per_counter - 2
-    ) // per_counter  # a segment may start on a counter's last element
+    num_counters = (length + 2 * per_counter - 2) // per_counter  # a segment may start on a counter's last element
     index = (starts // per_counter)[:, None] + torch.arange(num_counters, device=starts.device)
     stream, purpose = torch.full_like(index, noise.stream), torch.full_like(index, int(noise.purpose))
     key = (noise.key & _MASK32, noise.key >> 32)

@@ -73,9 +73,7 @@ def collate_candidates(rows: Sequence[EncodedExample]) -> CandidateBatch:
         batch = {**_pad_left([ids[:-1] for ids in sequences]), "labels": labels}
         batch["option_mask"] = torch.arange(longest, 0, -1) <= option_lengths[:, None]
         # a sequence can be shorter than the longest option elsewhere in the batch
-        batch["option_ids"] = torch.tensor(
-            [(PADDING_ID,) * (longest - len(ids)) + ids[-longest:] for ids in sequences]
-        )
+        batch["option_ids"] = torch.tensor([(PADDING_ID,) * (longest - len(ids)) + ids[-longest:] for ids in sequences])
         numbers = iter(range(len(sequences)))
         batch["candidate_sequence"] = _pad_right([[next(numbers) for _ in row.token_ids] for row in rows])
     num_candidates = torch.tensor([len(row.token_ids) for row in rows])
@@ -87,9 +85,7 @@ def collate_candidates(rows: Sequence[EncodedExample]) -> CandidateBatch:
 
 def _shares_one_sequence(row: EncodedExample) -> bool:
     context = row.token_ids[0][:-1]
-    return all(length == 1 for length in row.option_lengths) and all(
-        ids[:-1] == context for ids in row.token_ids
-    )
+    return all(length == 1 for length in row.option_lengths) and all(ids[:-1] == context for ids in row.token_ids)
 
 
 def _pad_left(sequences: Sequence[Sequence[int]]) -> SequenceBatch:

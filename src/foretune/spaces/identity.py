@@ -45,12 +45,8 @@ class Identity(AbstractSpace):
         rows: Tensor | None = None,
     ) -> None:
         """Write ``out = scale * base + vector`` in one pass."""
-        noise.add(
-            out, base, scale=scale, noise=vector.noise, dense=vector.dense, rounding=rounding, rows=rows
-        )
+        noise.add(out, base, scale=scale, noise=vector.noise, dense=vector.dense, rounding=rounding, rows=rows)
 
-    def transport(
-        self, trainable: Trainable, vector: Tensor, *, seed: int, old_epoch: int, new_epoch: int
-    ) -> Tensor:
+    def transport(self, trainable: Trainable, vector: Tensor, *, seed: int, old_epoch: int, new_epoch: int) -> Tensor:
         """Return `vector` itself."""
         return vector

@@ -110,9 +110,7 @@ class LowRank(AbstractSpace):
         right = self.basis(trainable, seed=seed, epoch=epoch)
         noise.add_low_rank(out, base, left, right, scale=scale, rounding=rounding, rows=rows)
 
-    def transport(
-        self, trainable: Trainable, vector: Tensor, *, seed: int, old_epoch: int, new_epoch: int
-    ) -> Tensor:
+    def transport(self, trainable: Trainable, vector: Tensor, *, seed: int, old_epoch: int, new_epoch: int) -> Tensor:
         """Return ``N V_old^T V_new / n``, the cheap least-squares projection of ``N V_old^T`` (LOZO-M).
 
         What it carries over is r / n of the old lift on average: nearly a reset for r much smaller than n,

@@ -128,9 +128,7 @@ class Task:
                     f"found {', '.join(map(repr, row)) or 'none'}."
                 )
             if type(row[name]) is not kind:  # not isinstance: a JSON `true` must not pass for the label 1
-                raise UsageError(
-                    f"{where}: field {name!r} is {row[name]!r:.60}; it should be {_TYPE_WORDS[kind]}."
-                )
+                raise UsageError(f"{where}: field {name!r} is {row[name]!r:.60}; it should be {_TYPE_WORDS[kind]}.")
         label = row[self.label_field]
         if not 0 <= label < len(self.label_words):
             raise UsageError(

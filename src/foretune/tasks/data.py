@@ -108,6 +108,5 @@ def _count(option: str, given: int | None, default: int, least: int) -> int:
 def _examples(split: Split, split_name: str, version: str, indices: Sequence[int]) -> tuple[Example, ...]:
     task, template = split.task, split.task.template(version)
     return tuple(
-        build_example(task, template, split[index], name=f"{task.name} {split_name} row {index}")
-        for index in indices
+        build_example(task, template, split[index], name=f"{task.name} {split_name} row {index}") for index in indices
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, SchedulerType
@@ -42,49 +42,43 @@ class ZOTrainingArguments(TrainingArguments):
     """Arguments of a zeroth-order run; everything else is as in transformers.
 
     What differs: `learning_rate` defaults to the method's, the schedule is constant, the order of the rows
-    follows from `seed` (or `data_seed`) alone, callbacks that hold state are restored on resume, one device is
-    used.
+    follows from `seed` (or `data_seed`) alone, callbacks that hold state are restored on resume, one device
+    is used.
 
     Args:
         method: Name of the method; see `foretune methods`.
-        method_options: Settings of the method (zo_eps, num_directions, rank, ...), except its lr; a JSON string
-            on a command line.
+        method_options: Settings of the method (zo_eps, num_directions, rank, ...), except its lr; a JSON
+            string on a command line.
         engine: How perturbed losses are evaluated: auto, layerwise or in_place.
     Raises:
         UsageError: an unknown method, option or engine; a value out of range; a setting of transformers that
             has no effect or no exact resume here.
     """
 
-    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "method_options"]
+    # pyrefly: ignore[bad-override]
+    _VALID_DICT_FIELDS: ClassVar = [*TrainingArguments._VALID_DICT_FIELDS, "method_options"]
 
     method: str = field(default="mezo", metadata={"help": "Zeroth-order method."})
     method_options: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Settings of the method, as JSON on a command line."}
     )
     engine: EngineName = field(default="auto", metadata={"help": "auto, layerwise or in_place."})
-    learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate; default: the method's."}
-    )
-    lr_scheduler_type: SchedulerType | str = field(
-        default="constant", metadata={"help": "Schedule of the lr."}
-    )
+    # pyrefly: ignore[bad-override-mutable-attribute]
+    learning_rate: float | None = field(default=None, metadata={"help": "Learning rate; default: the method's."})
+    lr_scheduler_type: SchedulerType | str = field(default="constant", metadata={"help": "Schedule of the lr."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "Must stay 0: there is no gradient to clip."})
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Must stay off: it hides bad losses."}
-    )
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must stay off: it hides bad losses."})
     restore_callback_states_from_checkpoint: bool = field(
         default=True, metadata={"help": "Must stay on: early stopping goes on where it stood."}
     )
 
     def __post_init__(self) -> None:
         self._refuse_fixed()
-        self._refuse_processes(
-            int(os.environ.get("WORLD_SIZE", "1"))
-        )  # before transformers waits for the others
+        self._refuse_processes(int(os.environ.get("WORLD_SIZE", "1")))  # before transformers waits for the others
         if self.lr_scheduler_type in _FEEDBACK_SCHEDULERS:
             raise UsageError(
-                f"lr_scheduler_type {SchedulerType(self.lr_scheduler_type).value!r} depends on evaluations and "
-                "cannot be resumed exactly; use constant, linear, cosine or constant_with_warmup."
+                f"lr_scheduler_type {SchedulerType(self.lr_scheduler_type).value!r} depends on evaluations "
+                "and cannot be resumed exactly; use constant, linear, cosine or constant_with_warmup."
             )
         super().__post_init__()
         self._refuse_processes(self.world_size)
@@ -93,7 +87,7 @@ class ZOTrainingArguments(TrainingArguments):
             raise UsageError(f"Unknown engine {self.engine!r}.{near_misses(self.engine, ENGINES)}")
         if self.push_to_hub and self.hub_strategy != HubStrategy.END:
             raise UsageError(
-                f"hub_strategy={self.hub_strategy.value!r} would write a pickle at every push: set it to 'end'."
+                f"hub_strategy={HubStrategy(self.hub_strategy).value!r} writes a pickle at every push: set it to 'end'."
             )
         if self.data_seed is None:
             self.data_seed = self.seed  # else the rows' order would follow torch's global seed at that time
@@ -118,16 +112,12 @@ class ZOTrainingArguments(TrainingArguments):
         for name, reason in _FIXED.items():
             value, default = getattr(self, name), defaults[name]
             if value != default and (value or default):  # transformers turns None into False
-                raise UsageError(
-                    f"{name}={value!r} is not for zeroth-order runs: {reason}. Leave it {default!r}."
-                )
+                raise UsageError(f"{name}={value!r} is not for zeroth-order runs: {reason}. Leave it {default!r}.")
 
     @staticmethod
     def _refuse_processes(number: int) -> None:
         if number > 1:
-            raise UsageError(
-                f"WORLD_SIZE is {number}: distributed runs are not supported yet; start one process."
-            )
+            raise UsageError(f"WORLD_SIZE is {number}: distributed runs are not supported yet; start one process.")
 
     @property
     def zo_method(self) -> AbstractMethod:

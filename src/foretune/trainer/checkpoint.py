@@ -1,4 +1,4 @@
-"""What a checkpoint folder holds beside the model: optimizer, schedule and place in the journal, without pickle."""
+"""What a checkpoint folder holds: model, optimizer, schedule and place in the journal, without pickle."""
 
 from __future__ import annotations
 
@@ -80,9 +80,7 @@ def write_json(path: Path, value: Any) -> None:
     try:
         text = json.dumps(value, indent=2)
     except TypeError as error:
-        raise UsageError(
-            f"Cannot save {path.name}: {error}. Custom schedulers must have a JSON state."
-        ) from error
+        raise UsageError(f"Cannot save {path.name}: {error}. Custom schedulers must have a JSON state.") from error
     path.write_text(text + "\n")
 
 
@@ -102,7 +100,10 @@ def save_model(model: nn.Module, folder: Path) -> None:
 
 
 def load_adapter(model: PeftModel, folder: Path) -> None:
-    """Read the adapter that `save_model` wrote into the tensors there are (`model.load_adapter` may make others)."""
+    """Read the adapter that `save_model` wrote, into the tensors there are.
+
+    `model.load_adapter` would make a half-precision adapter float32.
+    """
     name = model.active_adapter
     folder = folder if name == "default" else folder / name
     set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"), adapter_name=name)

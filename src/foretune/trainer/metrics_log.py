@@ -13,7 +13,7 @@ from foretune.journal import EvaluationRecord, Record, StepRecord
 
 
 def log_line(records: Sequence[StepRecord]) -> dict[str, float]:
-    """Summarise consecutive steps: mean loss, root mean square of the projected gradients, the last lr and zo_eps."""
+    """Summarise consecutive steps: mean loss, rms of the projected gradients, the last lr and zo_eps."""
     scalars = [scalar for record in records for scalar in record.scalars]
     return {
         "loss": fmean(record.loss for record in records),
@@ -56,7 +56,5 @@ class MetricsLog:
 
 
 def _to_line(step: int, values: dict[str, Any]) -> str:
-    finite = {
-        name: value if math.isfinite(value) else None for name, value in values.items()
-    }  # JSON has no nan
+    finite = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no nan
     return json.dumps({"step": step, **finite}) + "\n"

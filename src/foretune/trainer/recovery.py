@@ -17,9 +17,9 @@ logger = logging.getLogger(__name__)
 class History:
     """The journal's records, with a place in them: before it lies what was done, behind it what to repeat.
 
-    A resumed run goes through the Trainer's loop again from its checkpoint. As long as records lie ahead, steps
-    and evaluations take their figures from them instead of from a forward pass, so that logs, callbacks,
-    schedule, best checkpoint and everything else the loop keeps come out as they were.
+    A resumed run goes through the Trainer's loop again from its checkpoint. As long as records lie ahead,
+    steps and evaluations take their figures from them instead of from a forward pass, so that logs,
+    callbacks, schedule, best checkpoint and everything else the loop keeps come out as they were.
     """
 
     def __init__(self, records: Sequence[Record] = (), place: int = 0) -> None:
@@ -41,7 +41,7 @@ class History:
         return None
 
     def next_evaluation(self, step: int, prefix: str) -> EvaluationRecord | None:
-        """Pass the next record if it is an evaluation after `step` steps with metrics that begin with `prefix`."""
+        """Pass the next record if it is an evaluation after `step` steps, with metrics of this prefix."""
         record = self.records[self.place] if self.repeating else None
         if not isinstance(record, EvaluationRecord) or record.step != step:
             return None
@@ -73,9 +73,7 @@ def refuse_existing(path: Path, *, resume: Any) -> None:
         UsageError: a checkpoint to go back to was named, but there is no journal.
     """
     if path.exists():
-        raise JournalError(
-            f"{path} exists: resume that run (resume_from_checkpoint=True) or choose another folder."
-        )
+        raise JournalError(f"{path} exists: resume that run (resume_from_checkpoint=True) or choose another folder.")
     if resume and resume is not True:
         raise UsageError(f"{resume} cannot be resumed: there is no journal {path}.")
     leftovers = files.checkpoint_folders(path.parent)
@@ -105,12 +103,11 @@ def find_checkpoint(journal: Journal, chosen: Path | None) -> tuple[Path | None,
     place = 0 if start is None else files.JournalPlace.load(start).num_records
     if place > len(journal.records):
         raise JournalError(
-            f"{journal.path} holds {len(journal.records)} records, but {start} was written after {place}: it is "
-            "not the journal of this run, or was cut."
+            f"{journal.path} holds {len(journal.records)} records, but {start} was written after {place}: it "
+            "is not the journal of this run, or was cut."
         )
-    for folder in folders:
-        lies_behind = chosen is not None and files.step_of(folder) > files.step_of(start)
-        if lies_behind or not files.is_whole(folder):
-            logger.info("Removing %s: interrupted, or behind the checkpoint to go back to.", folder)
-            files.remove(folder)
+    ahead = folders[folders.index(start) + 1 :] if chosen is not None and start is not None else []
+    for folder in {*ahead, *(folder for folder in folders if not files.is_whole(folder))}:
+        logger.info("Removing %s: interrupted, or ahead of the checkpoint to go back to.", folder)
+        files.remove(folder)
     return start, place

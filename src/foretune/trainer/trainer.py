@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sized
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, set_seed
-from transformers.trainer_pt_utils import find_batch_size
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SchedulerType, rotate_checkpoints
 
 from foretune import noise
-from foretune.engine import read_loss
 from foretune.errors import JournalError, UsageError
 from foretune.journal import EvaluationRecord, Journal, JournalWriter, StepRecord, check_header, hash_weights
 from foretune.journal.replay import check_base_weights, threads_of
@@ -26,6 +24,7 @@ from foretune.trainer import checkpoint as files
 from foretune.trainer.arguments import ZOTrainingArguments
 from foretune.trainer.metrics_log import MetricsLog, log_line
 from foretune.trainer.recovery import History, find_checkpoint, refuse_existing
+from foretune.trainer.step_loss import Objective, StepLoss
 
 JOURNAL_NAME = "journal"
 METRICS_NAME = "metrics.jsonl"
@@ -35,40 +34,36 @@ Evaluator = Callable[[nn.Module], Mapping[str, float]]
 """Scores a model and returns its metrics by name."""
 
 
-class Objective(Protocol):
-    """A loss of a model on a batch, with the denominator by which micro-batches combine."""
-
-    def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """Return a scalar loss, float32 or better."""
-        ...
-
-    def weight(self, batch: Any) -> int:
-        """Return the denominator of `loss` on this batch."""
-        ...
-
-
 class ZOTrainer(Trainer):
     """Fine-tunes with forward passes only, as a `transformers.Trainer`.
 
-        ZOTrainer(model=model, args=ZOTrainingArguments(output_dir="runs/x", method="lozo"), train_dataset=rows).train()
+        args = ZOTrainingArguments(output_dir="runs/x", method="lozo")
+        ZOTrainer(model, args, train_dataset=rows).train()
 
-    Micro-batches of one step (`gradient_accumulation_steps`) are evaluated together at each perturbed point, so
-    accumulation equals one large batch. The run is journaled in ``output_dir/journal`` and logged in
+    Micro-batches of one step (`gradient_accumulation_steps`) are evaluated together at each perturbed point,
+    so accumulation equals one large batch. The run is journaled in ``output_dir/journal`` and logged in
     ``metrics.jsonl``; ``train(resume_from_checkpoint=True)`` goes on after a crash bit for bit where the run
     stood, and starts anew where nothing was saved. Nothing in the folder is a pickle.
 
-    Python's, NumPy's and torch's global generators are seeded at every step and evaluation from the run's seed
-    (the method itself draws nothing from them), so an evaluator that samples can be resumed too. Rows are
-    collated one batch ahead: a data collator that draws random numbers is not resumed exactly.
+    Python's, NumPy's and torch's global generators are seeded at every step and evaluation from the run's
+    seed (the method itself draws nothing from them), so an evaluator that samples can be resumed too. Rows
+    are collated one batch ahead: a data collator that draws random numbers is not resumed exactly.
 
     Args:
         model, args, ...: As in `transformers.Trainer`, except `model_init` and an optimizer.
         objective: The loss; None takes the model's own loss as `compute_loss` does.
         evaluator: Replaces the evaluation loop: returns metrics of the model (without the ``eval_`` prefix).
-        run_info: JSON-able facts that join the journal's header and must be equal when the run is resumed.
+        run_info: JSON-able facts that join the journal's header and must be equal when the run is resumed, except
+            those under ``origin``.
     Raises:
         UsageError: `model_init` or an optimizer was given.
     """
+
+    args: ZOTrainingArguments  # pyrefly: ignore[bad-override-mutable-attribute]
+    model: nn.Module  # pyrefly: ignore[bad-override-mutable-attribute]
+    zo_optimizer: Optimizer
+    """The method at work; made by `create_optimizer`, at the latest when training begins."""
+    _metrics_log: MetricsLog
 
     def __init__(
         self,
@@ -81,25 +76,18 @@ class ZOTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         if kwargs.get("model_init") is not None:
-            raise UsageError(
-                "model_init would replace the model a journal began with: build the model and pass it."
-            )
+            raise UsageError("model_init would replace the model a journal began with: build the model and pass it.")
         if kwargs.get("optimizer_cls_and_kwargs") or kwargs.get("optimizers", (None, None))[0] is not None:
-            raise UsageError(
-                "The method is the optimizer: name it in the arguments (method, method_options)."
-            )
-        self.objective = objective
+            raise UsageError("The method is the optimizer: name it in the arguments (method, method_options).")
+        self.loss_objective = objective
         self._evaluator = evaluator
         self._run_info = dict(run_info or {})
         self._micro_batches: list[Any] = []
         self._unlogged: list[StepRecord] = []
         self._history = History()
-        self._metrics_log: MetricsLog | None = None
-        self._weights_hash: str | None = None
-        self._repeats_step = False
+        self.repeats_step = False
         self.epoch_ended = False
         self.has_stopped = False
-        self.zo_optimizer: Optimizer | None = None
         if objective is not None:
             args.remove_unused_columns = False  # the objective reads the rows, not the model's signature
         if evaluator is not None and kwargs.get("eval_dataset") is None:
@@ -125,23 +113,23 @@ class ZOTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """Keep a micro-batch; with the last one of the step, measure the losses. The update follows in `step()`.
+        """Keep a micro-batch; with the last one of the step, measure the losses.
 
-        A step that the journal holds already is not measured again.
+        The update follows in `step()`. A step that the journal holds already is not measured again.
         """
         self._micro_batches.append(inputs)
         loss = 0.0
         if self.accelerator.sync_gradients:
             batches, self._micro_batches = self._micro_batches, []
             record = self._history.next_step()
-            self._repeats_step = record is not None
+            self.repeats_step = record is not None
             if record is not None:
                 self.zo_optimizer.recall(record)
                 loss = record.loss
             else:
                 batches = [self._prepare_inputs(batch) for batch in batches]
-                loss = self.zo_optimizer.estimate(_StepLoss(self, model, batches, num_items_in_batch))
-        # transformers sums these for the run's mean, which one nan would spoil; logs take the journal's losses
+                loss = self.zo_optimizer.estimate(StepLoss(self, model, batches, num_items_in_batch))
+        # transformers sums these for the run's mean, which one nan would spoil; logs read the records
         return torch.tensor(loss if math.isfinite(loss) else 0.0, device=self.args.device)
 
     def seed_generators(self, index: int, what: Literal["epoch", "step", "evaluation"]) -> None:
@@ -156,11 +144,11 @@ class ZOTrainer(Trainer):
 
     def begin_logs(self) -> None:
         """Set the logs to where the run stands (called when training begins)."""
-        logged = [entry["step"] for entry in self.state.log_history if "loss" in entry]
+        logged = [int(entry["step"]) for entry in self.state.log_history if "loss" in entry]
         self._globalstep_last_logged = max(logged, default=0)
         self._unlogged = self._history.steps_done(self._globalstep_last_logged)
         self._metrics_log = MetricsLog(
-            Path(self.args.output_dir) / METRICS_NAME,
+            self._output_dir / METRICS_NAME,
             max(1, int(self.state.logging_steps)),
             self._history.records,
         )
@@ -168,8 +156,9 @@ class ZOTrainer(Trainer):
     def after_step(self) -> None:
         """Log the step that has just been made (called behind the optimizer's step)."""
         record = self.zo_optimizer.last_record
+        assert record is not None
         self._unlogged.append(record)
-        if not self._repeats_step:
+        if not self.repeats_step:
             self._history.add(record)
             self._metrics_log.add(record)
 
@@ -188,9 +177,7 @@ class ZOTrainer(Trainer):
         """Evaluate; while training, record the metrics in the journal, or take them from there on resume."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if self._evaluator is None and isinstance(dataset, dict):
-            return super().evaluate(
-                eval_dataset, ignore_keys, metric_key_prefix
-            )  # calls this for each of them
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)  # calls this for each of them
         step = self.state.global_step
         recorded = self._history.next_evaluation(step, metric_key_prefix) if self.is_in_train else None
         if recorded is not None:
@@ -202,13 +189,11 @@ class ZOTrainer(Trainer):
         else:
             self.model.eval()
             scores = self._evaluator(self.model)
-            metrics = self._announce(
-                {f"{metric_key_prefix}_{name}": float(value) for name, value in scores.items()}
-            )
+            metrics = self._announce({f"{metric_key_prefix}_{name}": float(value) for name, value in scores.items()})
         # while steps are repeated, the journal's place for this evaluation has passed
         if self.is_in_train and not self._history.repeating:
             record = EvaluationRecord(step, _reproducible(metrics))
-            self.zo_optimizer.journal.append(record)
+            self._journal.append(record)
             self._history.add(record)
             self._metrics_log.add(record)
         return metrics
@@ -220,24 +205,23 @@ class ZOTrainer(Trainer):
 
     # ---------------------------------------------------------------- the run: journal, checkpoints, resume
 
+    # pyrefly: ignore[bad-override]
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Train; with ``resume_from_checkpoint=True`` go on where the journal in `output_dir` ends.
 
-        A folder as `resume_from_checkpoint` goes back to that checkpoint: what the journal holds beyond it, and
-        later checkpoints, are dropped.
+        A folder as `resume_from_checkpoint` goes back to that checkpoint: what the journal holds beyond it,
+        and later checkpoints, are dropped.
 
         Raises:
-            JournalError: a journal exists and no resume was asked for; it is corrupt, of another base model, or
-                was begun with other settings (each is named).
+            JournalError: a journal exists and no resume was asked for; it is corrupt, of another base model,
+                or was begun with other settings (each is named).
             UsageError: the folder to go back to is no whole checkpoint of this run.
         """
-        path = Path(self.args.output_dir) / JOURNAL_NAME
+        path = self._output_dir / JOURNAL_NAME
         resumes = bool(resume_from_checkpoint) and path.exists()
         if not resumes:
             refuse_existing(path, resume=resume_from_checkpoint)
         self.create_optimizer()
-        if self._weights_hash is None:
-            self._weights_hash = hash_weights(self.model.named_parameters())
         self._micro_batches.clear()
         if resumes:
             chosen = None if resume_from_checkpoint is True else Path(resume_from_checkpoint)
@@ -256,16 +240,17 @@ class ZOTrainer(Trainer):
             "foretune_version",
             "num_threads",
             "weights_hash",
+            "origin",
             *(["engine"] if self.args.engine == "auto" else []),
         )
         check_header(journal.header, expected, ignore=free)
-        check_base_weights(journal, self._weights_hash)
+        check_base_weights(journal, self._base_weights_hash)
         optimizer.engine_name = journal.header["engine"]  # a run stays with the engine it began with
         folder, place = find_checkpoint(journal, chosen)
         if folder is None:
             self._refuse_moved_weights()
         writer = JournalWriter.reopen(path)
-        if chosen is not None:
+        if chosen is not None and folder is not None:
             writer.drop_after(files.step_of(folder))
         optimizer.continue_journal(writer)
         self._history = History(Journal.read(path).records, place)
@@ -283,25 +268,39 @@ class ZOTrainer(Trainer):
     def _refuse_moved_weights(self) -> None:
         if self.zo_optimizer.num_steps:
             raise JournalError(
-                f"This trainer's model has made {self.zo_optimizer.num_steps} steps, and there is no checkpoint to "
-                "go back to: load the base model again and make a new trainer."
+                f"This trainer's model has made {self.zo_optimizer.num_steps} steps, and there is no checkpoint "
+                "to go back to: load the base model again and make a new trainer."
             )
+
+    @cached_property
+    def _base_weights_hash(self) -> str:
+        """Of the weights at the first call of `train`."""
+        return hash_weights(self.model.named_parameters())
+
+    @property
+    def _output_dir(self) -> Path:
+        return Path(self.args.output_dir or ".")
+
+    @property
+    def _journal(self) -> JournalWriter:
+        assert self.zo_optimizer.journal is not None
+        return self.zo_optimizer.journal
 
     def _header(self) -> dict[str, Any]:
         args = self.args
         return {
             "foretune_version": version("foretune"),
-            "weights_hash": self._weights_hash,
+            "weights_hash": self._base_weights_hash,
             "trainer": {
                 "batch_size": args.per_device_train_batch_size,
                 "gradient_accumulation_steps": args.gradient_accumulation_steps,
                 "max_steps": args.max_steps,
                 "num_train_epochs": args.num_train_epochs,
-                "num_train_rows": len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else None,
+                "num_train_rows": len(self.train_dataset) if isinstance(self.train_dataset, Sized) else None,
                 "data_seed": args.data_seed,
                 "drop_last": args.dataloader_drop_last,
                 "sampling": args.train_sampling_strategy,
-                "lr_scheduler": args.lr_scheduler_type.value,
+                "lr_scheduler": SchedulerType(args.lr_scheduler_type).value,
                 "lr_scheduler_options": args.lr_scheduler_kwargs,
                 "warmup_steps": args.warmup_steps,
                 "bf16": args.bf16,
@@ -314,7 +313,7 @@ class ZOTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Save model and tokenizer as transformers does, and the arguments as JSON instead of a pickle."""
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or self._output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         files.save_model(self.model, folder)
         processor = self.processing_class or getattr(self.data_collator, "tokenizer", None)
@@ -324,12 +323,13 @@ class ZOTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Save a checkpoint once the journal up to here is on the disk."""
-        self.zo_optimizer.journal.sync()
+        self._journal.sync()
         super()._save_checkpoint(model, trial)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Write state tensors as safetensors and the rest as JSON."""
         folder = Path(output_dir)
+        assert self.lr_scheduler is not None
         files.save_optimizer(self.zo_optimizer.state_dict(), folder)
         files.write_json(folder / files.SCHEDULER_STATE, self.lr_scheduler.state_dict())
         files.JournalPlace(self._history.place, self.epoch_ended).save(folder)
@@ -337,11 +337,12 @@ class ZOTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Read what `_save_optimizer_and_scheduler` wrote."""
         if checkpoint is not None:
+            assert self.lr_scheduler is not None
             self.zo_optimizer.load_state_dict(files.load_optimizer(Path(checkpoint)))
             self.lr_scheduler.load_state_dict(files.read_json(Path(checkpoint) / files.SCHEDULER_STATE))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Read the weights; transformers would make a half-precision adapter float32."""
+        """Read the weights, an adapter into the tensors there are."""
         if isinstance(self.model, PeftModel):
             files.load_adapter(self.model, Path(resume_from_checkpoint))
         else:
@@ -349,6 +350,7 @@ class ZOTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         """Read the best checkpoint's weights."""
+        assert self.state.best_model_checkpoint is not None
         self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -388,57 +390,15 @@ class ZOTrainer(Trainer):
         return (self.state.global_step - 1) // num_update_steps_per_epoch, all_batches
 
     def _tidy_checkpoints(self) -> None:
-        """Find the best checkpoint in a folder that was moved, and remove what the run had no time to remove."""
-        best = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
+        """Find the best checkpoint of a folder that was moved; remove what the run had no time to."""
+        best = self._output_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
         if best.is_dir():
             self.state.best_model_checkpoint = str(best)
         rotate_checkpoints(
-            self.args.output_dir,
+            str(self._output_dir),
             self.args.save_total_limit,
             best_model_checkpoint=self.state.best_model_checkpoint,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _StepLoss:
-    """The loss of all micro-batches of a step, combined by the objective's own denominator.
-
-    Attributes:
-        num_items: Denominator of the whole step, by which the model has divided each loss (transformers counts
-            the labels); None if each loss is a mean over the rows of its micro-batch.
-    """
-
-    trainer: ZOTrainer
-    model: nn.Module
-    batches: list[Any]
-    num_items: Tensor | int | None
-
-    @property
-    def num_micro_batches(self) -> int:
-        """What the choice of an engine needs to know."""
-        return len(self.batches)
-
-    def __call__(self) -> float:
-        with self.trainer.compute_loss_context_manager():
-            losses = [read_loss(self._loss(batch)) for batch in self.batches]
-        return sum(loss * share for loss, share in zip(losses, self._shares(), strict=True))
-
-    def _loss(self, batch: Any) -> Tensor:
-        objective = self.trainer.objective
-        if objective is not None:
-            return objective.loss(self.model, batch)
-        # a copy: transformers takes the labels out of it where it computes the loss itself
-        return self.trainer.compute_loss(self.model, dict(batch), num_items_in_batch=self.num_items)
-
-    def _shares(self) -> list[float]:
-        objective = self.trainer.objective
-        if objective is not None:
-            weights = [objective.weight(batch) for batch in self.batches]
-        elif self.num_items is not None:
-            return [1.0] * len(self.batches)
-        else:
-            weights = [find_batch_size(batch) or 1 for batch in self.batches]
-        return [weight / sum(weights) for weight in weights]
 
 
 class _Bookkeeping(TrainerCallback):

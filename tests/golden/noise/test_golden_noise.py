@@ -11,9 +11,7 @@ from foretune import noise
 from foretune.noise import Law, Noise, Purpose, add, add_low_rank, fill, lanes, mix, stream_id, use_backend
 
 GOLDEN = json.loads(Path(__file__).with_name("noise_v1.json").read_text())
-DTYPES = {
-    str(d).removeprefix("torch."): d for d in (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-}
+DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float32, torch.float64, torch.bfloat16, torch.float16)}
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 STREAM = stream_id("model.decoder.layers.0.self_attn.q_proj.weight")
 ROUNDING = Noise(mix(42, 3), STREAM, Purpose.PERTURBATION_ROUNDING)

@@ -22,6 +22,7 @@ from model_zoo import (
     Shared,
     Stack,
     TakesFromChild,
+    alias_closure,
     data_closure,
     opt,
 )
@@ -48,9 +49,7 @@ class Counted:
 def test_the_closure_is_called_once_or_not_at_all(name, calls) -> None:
     model = Stack(1)
     closure = Counted(data_closure(model))
-    assert choose_engine(name, model, collect_trainables(model), closure).name == name.replace(
-        "auto", "layerwise"
-    )
+    assert choose_engine(name, model, collect_trainables(model), closure).name == name.replace("auto", "layerwise")
     assert closure.calls == calls
 
 
@@ -107,9 +106,7 @@ def test_a_compiled_function_that_runs_modules() -> None:
     model = Stack(1)
     inner = data_closure(model)
     compiled = torch.compile(inner, backend="eager")
-    assert obstacle_of(model, compiled).startswith(
-        "module 'layers.0.0' (and 2 more) is run by a compiled function"
-    )
+    assert obstacle_of(model, compiled).startswith("module 'layers.0.0' (and 2 more) is run by a compiled function")
     engine = choose_engine("auto", model, collect_trainables(model), compiled)
     for shift in (Shift(PLUS), Shift(MINUS), Shift(PLUS)):
         assert measure(engine, compiled, shift) == pytest.approx(
@@ -117,6 +114,21 @@ def test_a_compiled_function_that_runs_modules() -> None:
         )
     elementwise = torch.compile(torch.square, backend="eager")
     assert obstacle_of(model, lambda: elementwise(inner())) is None
+
+
+@pytest.mark.parametrize(
+    "context",
+    [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)],
+    ids=["no_grad", "inference_mode", "autocast"],
+)
+def test_the_verdict_does_not_depend_on_the_callers_mode(context) -> None:
+    for model, verdict in (
+        (Stack(1), None),
+        (ReadsElsewhere("alias"), "'child.weight' is read outside the module that owns it"),
+    ):
+        closure = alias_closure(model) if verdict else data_closure(model)
+        with context():
+            assert obstacle_of(model, closure) == verdict
 
 
 def test_asking_for_shape_dtype_and_device_is_no_read() -> None:

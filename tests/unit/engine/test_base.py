@@ -12,11 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from engine_runs import MINUS, PLUS, Shift, bits, loss_of_moved_copy, measure, num_hooks
+from foretune import noise
 from foretune.engine.base import AbstractEngine, read_loss
 from foretune.engine.in_place import InPlace
 from foretune.engine.layerwise import Layerwise
 from foretune.errors import UsageError
+from foretune.estimators import TwoSided
+from foretune.optimizer import Optimizer
 from foretune.parameters import collect_trainables
+from foretune.spaces import LowRank
+from foretune.updates import Momentum
 from model_zoo import HIDDEN, Embeddings, Nested, Stack, causal_closure, data_closure, opt, token_closure
 
 ENGINES = pytest.mark.parametrize("engine_class", [Layerwise, InPlace], ids=lambda cls: cls.name)
@@ -64,9 +69,7 @@ def _keyboard_interrupts():
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("place", ["layers.0", "layers.1.1", "layers.1"])
 @pytest.mark.parametrize("after", [False, True], ids=["entering", "leaving"])
-def test_an_error_anywhere_in_a_forward_leaves_weights_and_engine_intact(
-    engine_class, error, place, after
-) -> None:
+def test_an_error_anywhere_in_a_forward_leaves_weights_and_engine_intact(engine_class, error, place, after) -> None:
     model = Stack(2)
     closure, engine, before = data_closure(model), make(engine_class, model), bits(model)
     module = model.get_submodule(place)
@@ -257,15 +260,15 @@ def test_casts_that_autocast_keeps_are_not_reused(engine_class, around_all) -> N
         torch.clear_autocast_cache()
         return loss_of_moved_copy(model, closure_of, shift)
 
-    wanted = [oracle(shift) for shift in (None, Shift(PLUS), Shift(MINUS))]
+    shifts = [Shift(PLUS), Shift(MINUS), None]
+    wanted = [oracle(shift) for shift in shifts]
     assert len(set(wanted)) == 3
     closure = closure_of(model)
     with torch.autocast("cpu", torch.bfloat16, enabled=around_all):
         before = data_closure(model.eval())().item()  # fills the cache with the true weights, if it is on
-        with engine.session():
-            found = [engine.loss(closure, shift) for shift in (None, Shift(PLUS), Shift(MINUS))]
-        assert data_closure(model)().item() == before
-    assert found == wanted
+        for shift, loss in zip(shifts, wanted, strict=True):
+            assert measure(engine, closure, shift) == loss
+            assert data_closure(model)().item() == before
 
 
 class CreatesLazily(nn.Module):
@@ -334,6 +337,26 @@ def test_a_caller_in_inference_mode(engine_class) -> None:
         assert measure(engine, closure, Shift(PLUS)) == wanted
     assert measure(engine, closure, Shift(PLUS)) == wanted
     assert not any(parameter.is_inference() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("engine", ["layerwise", "in_place"])
+@pytest.mark.parametrize("backend", ["reference", "numba"])
+def test_a_step_in_inference_mode_leaves_nothing_that_is_bound_to_it(engine, backend) -> None:
+    model = Stack(1)
+    optimizer = Optimizer(
+        model, estimator=TwoSided(), space=LowRank(interval=1), update=Momentum(), lr=1e-3, engine=engine
+    )
+    with noise.use_backend(backend):
+        with torch.inference_mode():
+            optimizer.step(data_closure(model))
+        for step in range(2):
+            tensors = [t for state in optimizer.tensor_states.values() for t in state.tensors.values()]
+            assert len(tensors) == len(optimizer.trainables)
+            assert not any(tensor.is_inference() for tensor in [*tensors, *model.parameters()]), step
+            for tensor in tensors:
+                tensor.add_(0.0)
+            optimizer.step(data_closure(model))
+    data_closure(model)().backward()
 
 
 # ---------------------------------------------------------------- the loss

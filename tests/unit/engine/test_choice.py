@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 
 import pytest
-from engine_runs import MINUS, PLUS, SEVERAL, Shift, bits, loss_of_moved_copy, measure, num_hooks
 
+from engine_runs import MINUS, PLUS, SEVERAL, Shift, bits, loss_of_moved_copy, measure, num_hooks
 from foretune.engine import choose_engine
 from foretune.engine.in_place import InPlace
 from foretune.parameters import collect_trainables

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from engine_runs import PLUS, Shift, bits, loss_of_moved_copy, measure
 from torch import nn
 
+from engine_runs import PLUS, Shift, bits, loss_of_moved_copy, measure
 from foretune.engine.in_place import InPlace
 from foretune.parameters import collect_trainables
 from model_zoo import Stack, data_closure
@@ -58,9 +58,7 @@ def test_weights_that_a_step_moved_are_the_new_clean_ones() -> None:
         for parameter in model.parameters():
             parameter += 0.5
     moved = bits(model)
-    assert measure(engine, data_closure(model), Shift(PLUS)) == loss_of_moved_copy(
-        model, data_closure, Shift(PLUS)
-    )
+    assert measure(engine, data_closure(model), Shift(PLUS)) == loss_of_moved_copy(model, data_closure, Shift(PLUS))
     assert bits(model) == moved
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import subprocess
@@ -110,8 +111,8 @@ def test_a_handler_of_the_users_own_is_called() -> None:
 
 def test_the_default_action_still_ends_the_process() -> None:
     code = (
-        "import signal, os\n"
-        "from foretune.engine.interrupts import hold_interrupts\n"
+        "import os, runpy, signal\n"
+        f"hold_interrupts = runpy.run_path({inspect.getfile(hold_interrupts)!r})['hold_interrupts']\n"
         "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
         "with hold_interrupts():\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"

@@ -6,9 +6,9 @@ import functools
 
 import pytest
 import torch
-from engine_runs import MINUS, PLUS, SEVERAL, Shift, bits, loss_of_moved_copy, measure, num_hooks
 from torch import Tensor, nn
 
+from engine_runs import MINUS, PLUS, SEVERAL, Shift, bits, loss_of_moved_copy, measure, num_hooks
 from foretune.engine.layerwise import Layerwise
 from foretune.parameters import collect_trainables
 from model_zoo import (
@@ -73,17 +73,13 @@ def test_true_weights_are_never_written() -> None:
 
 def test_a_tensor_that_is_open_is_not_perturbed_again() -> None:
     model, shift = Nested(), Shift(PLUS)
-    assert measure(make(model), data_closure(model), shift) == loss_of_moved_copy(
-        model, data_closure, Shift(PLUS)
-    )
+    assert measure(make(model), data_closure(model), shift) == loss_of_moved_copy(model, data_closure, Shift(PLUS))
     assert sorted(name for name, _ in shift.written) == ["bias", "child.weight", "norm.weight", "scale"]
 
 
 def test_a_module_called_twice_is_perturbed_alike() -> None:
     model, shift = Shared(2), Shift(PLUS)
-    assert measure(make(model), data_closure(model), shift) == loss_of_moved_copy(
-        model, data_closure, Shift(PLUS)
-    )
+    assert measure(make(model), data_closure(model), shift) == loss_of_moved_copy(model, data_closure, Shift(PLUS))
     assert len(shift.written) == 4
 
 
@@ -107,9 +103,7 @@ def test_a_module_that_calls_itself() -> None:
         inner = data_closure(some)
         return lambda: inner().square().mean()
 
-    assert measure(make(model), closure_of(model), shift) == loss_of_moved_copy(
-        model, closure_of, Shift(PLUS)
-    )
+    assert measure(make(model), closure_of(model), shift) == loss_of_moved_copy(model, closure_of, Shift(PLUS))
     assert len(shift.written) == 1
 
 
@@ -242,6 +236,20 @@ def test_scratch_is_that_of_the_largest_module(dtype, num_layers) -> None:
             engine.loss(data_closure(model), shift)
     # the linear layers: a weight of 64 x HIDDEN and a bias, however many layers there are
     assert engine.scratch_bytes == dtype.itemsize * (64 * HIDDEN + 64)
+
+
+def test_scratch_does_not_grow_when_evaluations_are_interrupted() -> None:
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    model = Stack(1)
+    engine = make(model)
+    for _ in range(4):
+        with model.layers[0][1].register_forward_hook(stop), pytest.raises(KeyboardInterrupt):
+            measure(engine, data_closure(model), Shift(PLUS))
+    for _ in range(3):
+        measure(engine, data_closure(model), Shift(PLUS))
+    assert engine.scratch_bytes == 4 * (64 * HIDDEN + 64)
 
 
 def test_scratch_of_nested_owners_is_their_sum() -> None:

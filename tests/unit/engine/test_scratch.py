@@ -39,13 +39,13 @@ def test_what_is_out_never_overlaps() -> None:
 def test_memory_is_the_largest_that_was_out_at_once() -> None:
     scratch = ScratchStack()
     layers = [[100], [16, 1000], [1000, 16], [3000], [16, 16, 16]]
-    for _ in range(2):
+    for _ in range(3):
         for layer in layers:
             for size in layer:
                 scratch.push(torch.empty(size))
             for _ in layer:
                 scratch.pop(CPU)
-    assert scratch.num_bytes == 4 * 3000
+    assert scratch.num_bytes == 4 * 3008  # in units of a cache line
     pointers = set()
     for layer in layers:
         pointers.add(scratch.push(torch.empty(layer[0])).data_ptr())

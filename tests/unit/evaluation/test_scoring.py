@@ -25,9 +25,7 @@ class Bigram(nn.Module):
 def single(last, *candidates, length=3, correct=(0,), name="row"):
     """A row whose prompt ends in token `last`, with single-token candidates."""
     context = (0,) * (length - 1) + (last,)
-    return EncodedExample(
-        tuple((*context, word) for word in candidates), (1,) * len(candidates), correct, name
-    )
+    return EncodedExample(tuple((*context, word) for word in candidates), (1,) * len(candidates), correct, name)
 
 
 def table(**values):
@@ -98,9 +96,7 @@ def test_zero_shot_figure_of_the_real_model(real_data_dir, opt_mini_dir):
 
     model = AutoModelForCausalLM.from_pretrained(opt_mini_dir, dtype=torch.float32)
     data = load_task_data("sst2", real_data_dir)
-    encoded = encode_examples(
-        data.evaluation, AutoTokenizer.from_pretrained(opt_mini_dir), usable_length(model)
-    )
+    encoded = encode_examples(data.evaluation, AutoTokenizer.from_pretrained(opt_mini_dir), usable_length(model))
     result = evaluate_classification(model, encoded, batch_size=64)
     assert result.num_rows == 872
     assert round(result.accuracy, 3) == 0.646

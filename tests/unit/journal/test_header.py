@@ -76,9 +76,7 @@ def test_each_changed_setting_is_named_with_both_values() -> None:
 
 def test_a_changed_entry_of_a_list_is_named_by_its_index() -> None:
     now = {**HEADER, "parameters": [["embed.weight", [8, 5]], ["head.bias", [8]]]}
-    with pytest.raises(
-        JournalError, match=r"'parameters\[0\]\[1\]\[1\]' was 4 when the run began and is 5 now"
-    ):
+    with pytest.raises(JournalError, match=r"'parameters\[0\]\[1\]\[1\]' was 4 when the run began and is 5 now"):
         check_header(HEADER, now)
 
 

@@ -37,9 +37,7 @@ records = st.one_of(
         zo_eps=floats,
         accepted=st.booleans(),
     ),
-    st.builds(
-        EvaluationRecord, step=steps, metrics=st.dictionaries(st.text(max_size=10), floats, max_size=5)
-    ),
+    st.builds(EvaluationRecord, step=steps, metrics=st.dictionaries(st.text(max_size=10), floats, max_size=5)),
 )
 
 
@@ -81,9 +79,7 @@ def test_layout_by_an_independent_decoder() -> None:
     for kind in (1, 2):
         assert data[position] == kind
         (length,) = struct.unpack_from("<I", data, position + 1)
-        assert struct.unpack_from("<I", data, position + 5)[0] == binascii.crc32(
-            data[position : position + 5]
-        )
+        assert struct.unpack_from("<I", data, position + 5)[0] == binascii.crc32(data[position : position + 5])
         stop = position + 9 + length
         run += data[position : position + 5] + data[position + 9 : stop]
         assert struct.unpack_from("<I", data, stop)[0] == binascii.crc32(run)

@@ -27,9 +27,7 @@ def record_run(path, name: str, dtype: torch.dtype = torch.float32, num_steps: i
     """Train with a decaying lr; return the model and the weights after each step."""
     model = make_model(dtype=dtype)
     optimizer = getattr(foretune, name)(model, lr=1e-2, seed=3, **{**METHODS[name], **settings})
-    optimizer.record_to(
-        path, {"weights_hash": hash_weights(model.named_parameters()), "data": "noted by a trainer"}
-    )
+    optimizer.record_to(path, {"weights_hash": hash_weights(model.named_parameters()), "data": "noted by a trainer"})
     snapshots = [clone(model)]
     for step in range(num_steps):
         ids = torch.arange(5) + step

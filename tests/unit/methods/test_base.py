@@ -18,9 +18,7 @@ def test_the_registry_lists_the_published_names() -> None:
 
 
 def test_an_unknown_method_gets_near_misses() -> None:
-    with pytest.raises(
-        UsageError, match=r"Unknown method 'loz'\. Did you mean: .*lozo.*\? Available: .*mezo"
-    ):
+    with pytest.raises(UsageError, match=r"Unknown method 'loz'\. Did you mean: .*lozo.*\? Available: .*mezo"):
         make_method("loz", {})
 
 

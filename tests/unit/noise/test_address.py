@@ -45,9 +45,7 @@ def test_negative_seeds_are_taken_modulo_two_to_the_64():
     assert mix(np.int64(-5), np.int32(3)) == mix(-5, 3)
 
 
-@pytest.mark.parametrize(
-    "arguments", [(2**64, 0, 0), (-(2**63) - 1, 0, 0), (0, -1, 0), (0, 0, -1), (0, 2**64, 0)]
-)
+@pytest.mark.parametrize("arguments", [(2**64, 0, 0), (-(2**63) - 1, 0, 0), (0, -1, 0), (0, 0, -1), (0, 2**64, 0)])
 def test_mix_refuses_what_does_not_fit(arguments):
     with pytest.raises(UsageError, match="found"):
         mix(*arguments)

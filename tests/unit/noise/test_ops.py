@@ -45,9 +45,7 @@ def sample(shape, dtype, seed=0):
 
 
 def same_bits(a, b):
-    return torch.equal(
-        a.contiguous().view(BITS[a.element_size()]), b.contiguous().view(BITS[b.element_size()])
-    )
+    return torch.equal(a.contiguous().view(BITS[a.element_size()]), b.contiguous().view(BITS[b.element_size()]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

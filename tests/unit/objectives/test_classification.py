@@ -148,7 +148,5 @@ def test_real_rows_on_a_real_model(real_data_dir, opt_mini_dir):
         assert ("candidate_ids" in batch) == (of_one_kind is rows)
         expected_scores, expected_loss = oracle(model, tokenizer, of_one_kind)
         with torch.inference_mode():
-            torch.testing.assert_close(
-                OBJECTIVE.score(model, batch), torch.tensor(expected_scores), atol=1e-5, rtol=0
-            )
+            torch.testing.assert_close(OBJECTIVE.score(model, batch), torch.tensor(expected_scores), atol=1e-5, rtol=0)
             assert float(OBJECTIVE.loss(model, batch)) == pytest.approx(expected_loss, abs=1e-5)

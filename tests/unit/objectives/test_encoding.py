@@ -40,8 +40,7 @@ def no_bos_tokenizer(make_tokenizer):
 def test_ids_are_the_normal_encoding_and_the_option_its_last_tokens(tiny_tokenizer):
     encoded = encode_one(tiny_tokenizer, "a film It was", " terrible", " great", " wonderfully odd")
     assert [list(ids) for ids in encoded.token_ids] == [
-        tiny_tokenizer("a film It was" + option)["input_ids"]
-        for option in (" terrible", " great", " wonderfully odd")
+        tiny_tokenizer("a film It was" + option)["input_ids"] for option in (" terrible", " great", " wonderfully odd")
     ]
     assert encoded.option_lengths[:2] == (1, 1)
     assert encoded.option_lengths[2] > 2
@@ -58,9 +57,7 @@ def test_ids_are_the_normal_encoding_and_the_option_its_last_tokens(tiny_tokeniz
     prompt=st.text(alphabet="ab It was\n?.é漢🙂", min_size=1, max_size=20).filter(lambda text: text.strip()),
     option=st.sampled_from([" great", " terrible", "Yes", " é🙂", "\n", " a b"]),
 )
-def test_offsets_prefix_and_length_difference_agree_where_the_prompt_is_a_token_prefix(
-    tiny_tokenizer, prompt, option
-):
+def test_offsets_prefix_and_length_difference_agree_where_the_prompt_is_a_token_prefix(tiny_tokenizer, prompt, option):
     full, alone = tiny_tokenizer(prompt + option)["input_ids"], tiny_tokenizer(prompt)["input_ids"]
     by_characters = encode_one(tiny_tokenizer, prompt, option)
     by_prefix = encode_one(WithoutOffsets(tiny_tokenizer), prompt, option)
@@ -128,9 +125,7 @@ def test_empty_prompt_has_bos_or_else_end_of_text_as_context(tiny_tokenizer, no_
 def test_empty_prompt_without_any_context_token_is_refused(make_tokenizer):
     tokenizer = make_tokenizer(bos=False)
     tokenizer.eos_token = None
-    with pytest.raises(
-        UsageError, match=r"^sst2 train row 7, option 'great': the prompt is empty.*neither a BOS"
-    ):
+    with pytest.raises(UsageError, match=r"^sst2 train row 7, option 'great': the prompt is empty.*neither a BOS"):
         encode_one(tokenizer, "", "great")
 
 

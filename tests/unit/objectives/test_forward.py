@@ -88,9 +88,7 @@ def test_peft_wrappers_take_the_base_models_arguments(padded, kind):
         assert logits.shape == (2, 1, 40)
         for index, length in enumerate((5, 3)):  # each row alone, without padding
             alone = {"input_ids": padded["input_ids"][index : index + 1, -length:]}
-            torch.testing.assert_close(
-                logits[index : index + 1], last_logits(model, alone, 1), atol=1e-5, rtol=0
-            )
+            torch.testing.assert_close(logits[index : index + 1], last_logits(model, alone, 1), atol=1e-5, rtol=0)
 
 
 @peft_reads_a_deprecated_name

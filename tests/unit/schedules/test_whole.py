@@ -16,9 +16,7 @@ def test_every_tensor_moves_at_every_step() -> None:
 
 
 def test_the_factor_is_on_matrices_only() -> None:
-    (block,) = Whole(matrix_lr_scale=3.0).blocks(
-        0, trainables_of(a=(3,), b=(3, 4), c=(2, 3, 4), d=(1, 1, 4)), seed=0
-    )
+    (block,) = Whole(matrix_lr_scale=3.0).blocks(0, trainables_of(a=(3,), b=(3, 4), c=(2, 3, 4), d=(1, 1, 4)), seed=0)
     assert [member.lr for member in block.members] == [1.0, 3.0, 3.0, 1.0]
     assert {member.std for member in block.members} == {1.0}
 

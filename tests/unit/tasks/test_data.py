@@ -41,9 +41,7 @@ def test_template_is_the_one_asked_for(small_data):
 
 
 def test_majority_accuracy_counts_the_evaluation_rows(small_data):
-    assert load_task_data("sst2", small_data, num_train=1, num_dev=1).majority_accuracy == pytest.approx(
-        8 / 12
-    )
+    assert load_task_data("sst2", small_data, num_train=1, num_dev=1).majority_accuracy == pytest.approx(8 / 12)
 
 
 def test_small_split_is_used_up_with_a_log_line(small_data, caplog):

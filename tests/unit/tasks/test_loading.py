@@ -49,9 +49,7 @@ def test_environment_variable_names_the_folder_and_the_argument_wins(tmp_path, m
     with pytest.raises(UsageError, match=r"^data_dir is '.*elsewhere', which is not a folder"):
         load_split(SST2, "train", tmp_path / "elsewhere")
     monkeypatch.setenv("FORETUNE_DATA", str(tmp_path / "gone"))
-    with pytest.raises(
-        UsageError, match=r"^environment variable FORETUNE_DATA is '.*gone', which is not a folder"
-    ):
+    with pytest.raises(UsageError, match=r"^environment variable FORETUNE_DATA is '.*gone', which is not a folder"):
         load_split(SST2, "train")
 
 
@@ -81,9 +79,7 @@ def test_missing_folder_and_file_say_what_is_there(tmp_path):
     with pytest.raises(UsageError, match=r"has no folder 'sst2' for the task. Did you mean: sst-2"):
         load_split(SST2, "train", tmp_path)
     write(tmp_path, lines(ROWS), split="validation")
-    with pytest.raises(
-        UsageError, match=r"train\.jsonl' does not exist; task 'sst2' needs its train rows there"
-    ):
+    with pytest.raises(UsageError, match=r"train\.jsonl' does not exist; task 'sst2' needs its train rows there"):
         load_split(SST2, "train", tmp_path)
 
 
@@ -101,9 +97,7 @@ def test_hub_sources_are_tried_in_order(monkeypatch):
     assert asked == [("nyu-mll/glue", "sst2", None, "validation"), ("glue", "sst2", None, "validation")]
     assert (len(split), split[3]) == (7, ROWS[3])
     assert split.origin == "hub dataset glue (sst2), split validation"
-    with pytest.raises(
-        UsageError, match=r"^hub dataset glue \(sst2\), split validation, row 6: field 'label' is -1"
-    ):
+    with pytest.raises(UsageError, match=r"^hub dataset glue \(sst2\), split validation, row 6: field 'label' is -1"):
         split[6]
 
 
@@ -126,7 +120,4 @@ def test_hub_failure_names_every_source_and_the_way_out(monkeypatch, error):
         load_split(SST2, "train")
     message = str(caught.value)
     assert f"nyu-mll/glue (sst2): {error}; glue (sst2): {error}." in message
-    assert (
-        "set data_dir (or FORETUNE_DATA) to a folder with sst2/train.jsonl and sst2/validation.jsonl"
-        in message
-    )
+    assert "set data_dir (or FORETUNE_DATA) to a folder with sst2/train.jsonl and sst2/validation.jsonl" in message

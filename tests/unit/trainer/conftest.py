@@ -8,7 +8,7 @@ import torch
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """No network; one thread; and accelerate's full garbage collection at every start need not visit torch."""
+    """No network; one thread; accelerate's garbage collection at every start need not visit torch."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     gc.freeze()
     num_threads = torch.get_num_threads()

@@ -15,7 +15,7 @@ CLOCKS = ("_runtime", "_per_second", "_preparation_time")
 
 
 class TinyLM(nn.Module):
-    """Matrices, a tied head, vectors and dropout that must not matter; a forward is a fraction of a millisecond."""
+    """Matrices, a tied head, vectors, dropout that must not matter; a forward takes next to nothing."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ def arguments(folder: Path, **settings):
 
 
 def make_trainer(folder: Path, *, model=None, hf_path: bool = False, callbacks=(), **settings):
-    """A trainer over 22 rows (six batches of four and less an epoch), by objective and evaluator or without."""
+    """A trainer over 22 rows (six batches an epoch, the last one short), with objective or without."""
     from transformers import PrinterCallback
 
     from foretune import ZOTrainer

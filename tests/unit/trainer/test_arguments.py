@@ -13,9 +13,7 @@ from foretune.methods import METHODS
 
 
 def make(tmp_path, **settings):
-    return ZOTrainingArguments(
-        **{"output_dir": str(tmp_path), "use_cpu": True, "report_to": "none", **settings}
-    )
+    return ZOTrainingArguments(**{"output_dir": str(tmp_path), "use_cpu": True, "report_to": "none", **settings})
 
 
 @pytest.mark.parametrize("name", list(METHODS))
@@ -59,7 +57,7 @@ def test_settings_reach_the_method(tmp_path):
         ({"eval_on_start": True}, r"call evaluate\(\) before train\(\)"),
         ({"ignore_data_skip": True}, "a resumed run would see other rows"),
         ({"restore_callback_states_from_checkpoint": False}, "would stop at another step. Leave it True"),
-        ({"push_to_hub": True}, "hub_strategy='every_save' would write a pickle"),
+        ({"push_to_hub": True}, "hub_strategy='every_save' writes a pickle"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(tmp_path, settings, message):
@@ -92,7 +90,8 @@ def test_copies_are_equal(tmp_path):
 
 def test_command_line_of_transformers(tmp_path):
     options = '{"rank": 4, "matrix_lr_scale": 0.5}'
-    line = f"--output_dir {tmp_path} --method lozo --engine in_place --learning_rate 1e-5 --use_cpu --report_to none"
+    line = f"--output_dir {tmp_path} --use_cpu --report_to none"
+    line += " --method lozo --engine in_place --learning_rate 1e-5"
     (args,) = HfArgumentParser(ZOTrainingArguments).parse_args_into_dataclasses(
         [*line.split(), "--method_options", options]
     )

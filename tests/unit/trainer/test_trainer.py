@@ -173,9 +173,7 @@ def test_nothing_in_the_folder_is_a_pickle(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "save", forbidden)
     monkeypatch.setattr(pickle, "dump", forbidden)
     monkeypatch.setattr(pickle, "dumps", forbidden)
-    train(
-        tmp_path, model=make_opt(), method="lozo_m", save_strategy="steps", eval_strategy="steps", max_steps=6
-    )
+    train(tmp_path, model=make_opt(), method="lozo_m", save_strategy="steps", eval_strategy="steps", max_steps=6)
     found = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {path.name for path in found} == {
         "journal",
@@ -214,9 +212,7 @@ def test_own_evaluation_of_transformers_with_metrics_and_several_sets(tmp_path):
     trainer.train()
     evaluations = Journal.read(tmp_path / "journal").evaluations
     assert [(record.step, sorted(record.metrics)) for record in evaluations] == [
-        (step, [f"eval_{name}_loss", f"eval_{name}_token_accuracy"])
-        for step in (2, 4)
-        for name in ("near", "far")
+        (step, [f"eval_{name}_loss", f"eval_{name}_token_accuracy"]) for step in (2, 4) for name in ("near", "far")
     ]
     logged = [entry for entry in trainer.state.log_history if "eval_near_loss" in entry]
     assert logged[-1]["eval_near_loss"] == evaluations[2].metrics["eval_near_loss"]
@@ -289,9 +285,7 @@ def test_best_checkpoint_is_found_in_a_folder_that_was_moved(tmp_path):
 
 def test_label_smoothing_and_a_loss_function_find_their_labels_at_every_evaluation(tmp_path):
     plain = train(tmp_path / "plain", model=make_opt(), hf_path=True, max_steps=2)
-    smooth = train(
-        tmp_path / "smooth", model=make_opt(), hf_path=True, max_steps=2, label_smoothing_factor=0.2
-    )
+    smooth = train(tmp_path / "smooth", model=make_opt(), hf_path=True, max_steps=2, label_smoothing_factor=0.2)
     assert plain.zo_optimizer.last_record.loss != smooth.zo_optimizer.last_record.loss
     seen = []
 
@@ -318,7 +312,7 @@ def test_bf16_autocast_sees_both_sides(tmp_path):
         trainer = train(
             folder, model=make_opt(), hf_path=hf_path, bf16=True, max_steps=4, method_options={"zo_eps": 1e-2}
         )
-        full = train(
+        train(
             tmp_path / f"full {hf_path}",
             model=make_opt(),
             hf_path=hf_path,
@@ -353,7 +347,7 @@ def test_a_step_without_a_finite_loss_moves_nothing_and_is_logged(tmp_path, valu
             weights[state.global_step] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
     trainer = make_trainer(tmp_path, callbacks=[Watch()], max_steps=9, logging_steps=3)
-    trainer.objective = BadLoss(4, 5, value)
+    trainer.loss_objective = BadLoss(4, 5, value)
     result = trainer.train()
     assert [step.accepted for step in steps(tmp_path)] == [True] * 4 + [False] + [True] * 4
     assert all(torch.equal(weights[4][name], weights[5][name]) for name in weights[4])
@@ -366,7 +360,7 @@ def test_a_step_without_a_finite_loss_moves_nothing_and_is_logged(tmp_path, valu
 
 def test_ten_bad_steps_in_a_row_end_the_run_also_when_it_is_resumed(tmp_path):
     trainer = make_trainer(tmp_path, max_steps=30)
-    trainer.objective = BadLoss(2, 30)
+    trainer.loss_objective = BadLoss(2, 30)
     with pytest.raises(NonFiniteLossError, match="Loss is nan at step 11, the 10th step in a row"):
         trainer.train()
     with pytest.raises(NonFiniteLossError, match="Loss is nan at step 11, the 10th step in a row"):
@@ -375,10 +369,7 @@ def test_ten_bad_steps_in_a_row_end_the_run_also_when_it_is_resumed(tmp_path):
 
 def test_lr_zero_moves_nothing(tmp_path):
     trainer = train(tmp_path, learning_rate=0.0, method="lozo_m")
-    assert all(
-        torch.equal(tensor, TinyLM().state_dict()[name])
-        for name, tensor in trainer.model.state_dict().items()
-    )
+    assert all(torch.equal(tensor, TinyLM().state_dict()[name]) for name, tensor in trainer.model.state_dict().items())
 
 
 def test_model_init_and_other_optimizers_are_refused(tmp_path):
@@ -395,15 +386,12 @@ def test_model_init_and_other_optimizers_are_refused(tmp_path):
 @pytest.mark.parametrize("method", ["mezo", "lozo", "lozo_m"])
 def test_replay_rebuilds_the_run_of_a_trainer(tmp_path, method):
     options = {} if method == "mezo" else {"interval": 4}
-    trainer = train(
-        tmp_path, method=method, method_options=options, lr_scheduler_type="linear", warmup_steps=2
-    )
+    trainer = train(tmp_path, method=method, method_options=options, lr_scheduler_type="linear", warmup_steps=2)
     model = TinyLM()
     optimizer = Optimizer(model, **trainer.args.zo_method.optimizer_arguments(), seed=7)
     assert replay(optimizer, Journal.read(tmp_path / "journal")) == 10
     assert all(
-        torch.equal(ours, theirs)
-        for ours, theirs in zip(model.parameters(), trainer.model.parameters(), strict=True)
+        torch.equal(ours, theirs) for ours, theirs in zip(model.parameters(), trainer.model.parameters(), strict=True)
     )
 
 
@@ -416,9 +404,7 @@ def test_lora_adapter_is_saved_as_peft_reads_it_and_resumed(tmp_path, dtype):
     def make_adapted():
         model = make_opt()
         torch.manual_seed(1)
-        return get_peft_model(
-            model, LoraConfig(r=2, target_modules=["q_proj", "v_proj"], lora_dropout=0.3)
-        ).to(dtype)
+        return get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "v_proj"], lora_dropout=0.3)).to(dtype)
 
     settings = {"method_options": {"zo_eps": 1e-2}, "learning_rate": 0.3}
     whole = make_trainer(tmp_path / "whole", model=make_adapted(), **settings)
@@ -482,6 +468,4 @@ def test_classification_on_a_pretrained_model(tmp_path, opt_mini_dir, real_data_
     base = AutoModelForCausalLM.from_pretrained(opt_mini_dir, dtype=torch.float32)
     optimizer = Optimizer(base, **trainer.args.zo_method.optimizer_arguments(), seed=7)
     replay(optimizer, Journal.read(tmp_path / "journal"))
-    assert all(
-        torch.equal(ours, theirs) for ours, theirs in zip(base.parameters(), model.parameters(), strict=True)
-    )
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(base.parameters(), model.parameters(), strict=True))

@@ -1,0 +1,69 @@
+"""The loss of one step: of all its micro-batches together, at whatever weights the model has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor, nn
+from transformers.trainer_pt_utils import find_batch_size
+
+from foretune.engine import read_loss
+
+if TYPE_CHECKING:
+    from foretune.trainer.trainer import ZOTrainer
+
+
+class Objective(Protocol):
+    """A loss of a model on a batch, with the denominator by which micro-batches combine."""
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """Return a scalar loss, float32 or better."""
+        ...
+
+    def weight(self, batch: Any) -> int:
+        """Return the denominator of `loss` on this batch."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StepLoss:
+    """The loss of all micro-batches of a step, combined by the objective's own denominator.
+
+    Attributes:
+        num_items: Denominator of the whole step, by which the model has divided each loss (transformers
+            counts the labels); None if each loss is a mean over the rows of its micro-batch.
+    """
+
+    trainer: ZOTrainer
+    model: nn.Module
+    batches: list[Any]
+    num_items: Tensor | int | None
+
+    @property
+    def num_micro_batches(self) -> int:
+        """What the choice of an engine needs to know."""
+        return len(self.batches)
+
+    def __call__(self) -> float:
+        """Return the loss at the weights the model has right now."""
+        with self.trainer.compute_loss_context_manager():
+            losses = [read_loss(self._loss(batch)) for batch in self.batches]
+        return sum(loss * share for loss, share in zip(losses, self._shares(), strict=True))
+
+    def _loss(self, batch: Any) -> object:
+        objective = self.trainer.loss_objective
+        if objective is not None:
+            return objective.loss(self.model, batch)
+        # a copy: transformers takes the labels out of it where it computes the loss itself
+        return self.trainer.compute_loss(self.model, dict(batch), num_items_in_batch=self.num_items)
+
+    def _shares(self) -> list[float]:
+        objective = self.trainer.loss_objective
+        if objective is not None:
+            weights = [objective.weight(batch) for batch in self.batches]
+        elif self.num_items is not None:
+            return [1.0] * len(self.batches)
+        else:
+            weights = [find_batch_size(batch) or 1 for batch in self.batches]
+        return [weight / sum(weights) for weight in weights]
