@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from workload import EQUAL_LENGTHS, SHAPES, build_model, make_rows
+from torch import nn
+from workload import EQUAL_LENGTHS, SHAPES, Shape, build_model, make_rows
 
 import foretune
 from foretune.noise import Noise, Purpose, add
@@ -74,17 +75,24 @@ def is_supported() -> bool:
 
 def run_case(case: str, shape_name: str, dtype: str) -> Peak:
     """Run one case in this process, which must be a fresh one."""
-    shape, dtype = SHAPES[shape_name], getattr(torch, dtype)
-    build_model(SHAPES["tiny"])  # imports what a model needs
+    dtype = getattr(torch, dtype)
+    _run_twice(case, SHAPES["tiny"], build_model(SHAPES["tiny"], dtype))  # loads what the measured run needs
     if case != INFERENCE:
-        small = torch.zeros(1 << 18, dtype=dtype)  # enough elements to start the threads
+        large = torch.zeros(1 << 18, dtype=dtype)  # enough elements for the parallel kernel
         noise = Noise(0, 0, Purpose.DIRECTION)
-        add(small, small, noise=((1.0, noise),), rounding=noise)
+        add(large, large, noise=((1.0, noise),), rounding=noise)
     libraries_bytes = _status_bytes("VmRSS")
+    shape = SHAPES[shape_name]
     model = build_model(shape, dtype)
+    _CLEAR.write_text("5")  # resets the high-water mark to the present size
+    _run_twice(case, shape, model)
+    return Peak(libraries_bytes, _status_bytes("VmHWM"))
+
+
+def _run_twice(case: str, shape: Shape, model: nn.Module) -> None:
+    """Two forwards, or two steps (the first of which includes the audit)."""
     objective = ClassificationObjective()
     batch = objective.collate(make_rows(shape, EQUAL_LENGTHS))
-    _CLEAR.write_text("5")  # resets the high-water mark to the present size
     if case == INFERENCE:
         with torch.inference_mode():
             for _ in range(2):
@@ -93,7 +101,6 @@ def run_case(case: str, shape_name: str, dtype: str) -> Peak:
         optimizer = foretune.MeZO(model, lr=1e-7, engine=case.partition("/")[2])
         for _ in range(2):
             optimizer.step(lambda: objective.loss(model, batch))
-    return Peak(libraries_bytes, _status_bytes("VmHWM"))
 
 
 def _status_bytes(name: str) -> int:

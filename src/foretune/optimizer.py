@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from foretune import noise
 from foretune.directions import Gaussian
-from foretune.engine import ENGINES, AbstractEngine, choose_engine, hold_interrupts
-from foretune.engine.choice import EngineName
+from foretune.engine import ENGINES, AbstractEngine, EngineName, choose_engine, hold_interrupts
 from foretune.errors import IncompatibleError, NonFiniteLossError, UsageError, near_misses
 from foretune.journal import JournalWriter, StepRecord
 from foretune.noise import Noise, Purpose
@@ -160,8 +159,8 @@ class Optimizer(torch.optim.Optimizer):
             self._apply(record)
         if self.num_bad_steps >= MAX_BAD_STEPS:
             raise NonFiniteLossError(
-                f"Loss is {record.loss} at step {record.step}, the {self.num_bad_steps}th step in a row without a finite "
-                f"loss. Nothing was learned from them. Lower lr ({record.lr:g}) or zo_eps ({record.zo_eps:g})."
+                f"Loss is {record.loss} at step {record.step}, the {self.num_bad_steps}th step in a row without a "
+                f"finite loss. Nothing was learned from them. Lower lr ({record.lr:g}) or zo_eps ({record.zo_eps:g})."
             )
         return torch.tensor(record.loss, dtype=torch.float64)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from foretune.engine.interrupts import hold_interrupts
 from foretune.errors import UsageError
 from foretune.types import LossClosure, Trainable
+
+EngineName = Literal["auto", "layerwise", "in_place"]
 
 
 class Perturbation(Protocol):
@@ -34,7 +36,7 @@ class AbstractEngine(abc.ABC):
     holds the bits it held before.
     """
 
-    name: ClassVar[str]
+    name: ClassVar[EngineName]
 
     def __init__(self, model: nn.Module, trainables: Sequence[Trainable]) -> None:
         self.model = model

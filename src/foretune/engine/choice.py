@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Literal
 
 from torch import nn
 
 from foretune.engine.audit import find_obstacle
-from foretune.engine.base import AbstractEngine
+from foretune.engine.base import AbstractEngine, EngineName
 from foretune.engine.in_place import InPlace
 from foretune.engine.layerwise import Layerwise
 from foretune.engine.ownership import opaque_module
 from foretune.errors import IncompatibleError
 from foretune.types import LossClosure, Trainable
 
-EngineName = Literal["auto", "layerwise", "in_place"]
 ENGINES: tuple[EngineName, ...] = ("auto", "layerwise", "in_place")
 
 logger = logging.getLogger(__name__)

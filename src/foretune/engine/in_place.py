@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from foretune.engine.base import AbstractEngine, Perturbation
+from foretune.engine.base import AbstractEngine, EngineName, Perturbation
 from foretune.types import Trainable
 
 
@@ -18,7 +18,7 @@ class InPlace(AbstractEngine):
     them, compiled graphs, arbitrary closures, and evaluations that run a module many times.
     """
 
-    name: ClassVar[str] = "in_place"
+    name: ClassVar[EngineName] = "in_place"
 
     def __init__(self, model: nn.Module, trainables: Sequence[Trainable]) -> None:
         super().__init__(model, trainables)

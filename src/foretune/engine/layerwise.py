@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from foretune.engine.base import AbstractEngine, Perturbation
+from foretune.engine.base import AbstractEngine, EngineName, Perturbation
 from foretune.engine.ownership import find_owners, reads_rows
 from foretune.engine.scratch import ScratchStack
 from foretune.types import Trainable
@@ -30,7 +30,7 @@ class Layerwise(AbstractEngine):
     only the rows that are looked up. A tensor that is already open in an enclosing module is left as it is.
     """
 
-    name: ClassVar[str] = "layerwise"
+    name: ClassVar[EngineName] = "layerwise"
 
     def __init__(self, model: nn.Module, trainables: Sequence[Trainable]) -> None:
         super().__init__(model, trainables)

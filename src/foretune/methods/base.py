@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from foretune.engine.choice import EngineName
+from foretune.engine import EngineName
 from foretune.errors import UsageError, near_misses
 from foretune.optimizer import Optimizer
 from foretune.registry import Registry

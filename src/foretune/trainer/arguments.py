@@ -10,8 +10,7 @@ from typing import Any, ClassVar
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, SchedulerType
 
-from foretune.engine import ENGINES
-from foretune.engine.choice import EngineName
+from foretune.engine import ENGINES, EngineName
 from foretune.errors import UsageError, near_misses
 from foretune.methods import AbstractMethod, make_method
 
