@@ -20,7 +20,7 @@ from workload import EQUAL_LENGTHS, SHAPES, Shape, build_model, make_rows
 
 import foretune
 from foretune.noise import Noise, Purpose, add
-from foretune.objectives import ClassificationObjective
+from foretune.objectives import ClassificationObjective, find_tied_head
 
 INFERENCE = "inference"
 LAYERWISE = "mezo/layerwise"
@@ -91,7 +91,7 @@ def run_case(case: str, shape_name: str, dtype: str) -> Peak:
 
 def _run_twice(case: str, shape: Shape, model: nn.Module) -> None:
     """Two forwards, or two steps (the first of which includes the audit)."""
-    objective = ClassificationObjective()
+    objective = ClassificationObjective(find_tied_head(model))
     batch = objective.collate(make_rows(shape, EQUAL_LENGTHS))
     if case == INFERENCE:
         with torch.inference_mode():

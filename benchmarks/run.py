@@ -32,7 +32,7 @@ from workload import (
 )
 
 from foretune.methods import make_method
-from foretune.objectives import ClassificationObjective
+from foretune.objectives import ClassificationObjective, find_tied_head
 from foretune.optimizer import Optimizer
 
 RESULTS = Path(__file__).resolve().parent / "results" / "step.csv"
@@ -88,7 +88,7 @@ def measure_steps(
 ) -> None:
     """Time the floor, the published way and our steps on one batch, and note times, parts and ratios."""
     rows = make_rows(shape, lengths)
-    objective = ClassificationObjective()
+    objective = ClassificationObjective(find_tied_head(model))
     batch, published_batch = objective.collate(rows), published_way.collate(rows)
 
     def closure() -> torch.Tensor:

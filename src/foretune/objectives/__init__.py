@@ -3,13 +3,16 @@
 from foretune.objectives.batches import CandidateBatch, collate_candidates
 from foretune.objectives.classification import ClassificationObjective
 from foretune.objectives.encoding import MAX_LENGTH, EncodedExample, encode_examples, usable_length
+from foretune.objectives.tied_head import TiedHead, find_tied_head
 
 __all__ = [
     "MAX_LENGTH",
     "CandidateBatch",
     "ClassificationObjective",
     "EncodedExample",
+    "TiedHead",
     "collate_candidates",
     "encode_examples",
+    "find_tied_head",
     "usable_length",
 ]

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from foretune.objectives.batches import CandidateBatch, collate_candidates
 from foretune.objectives.encoding import EncodedExample
 from foretune.objectives.forward import last_logits
+from foretune.objectives.tied_head import TiedHead
 
 
 class ClassificationObjective:
@@ -23,11 +24,17 @@ class ClassificationObjective:
     one a candidate otherwise. Same inputs give the same bits; the model's mode (train or eval) is left alone.
     Log-probabilities and loss are float32 whatever the model's dtype, so half-precision scores cannot tie.
 
+    Args:
+        tied_head: What `find_tied_head` says of the model that `loss` will be given; with it, `loss` computes the
+            logits of the candidates alone.
     References:
         `train_as_classification` of Malladi et al. 2023, arXiv:2305.17333. Differs from the published code,
         which always runs one sequence a candidate, computes logits at every position, and takes the
         log-softmax in the model's dtype.
     """
+
+    def __init__(self, tied_head: TiedHead | None = None) -> None:
+        self._tied_head = tied_head
 
     def collate(self, rows: Sequence[EncodedExample]) -> CandidateBatch:
         """Put rows into the batch the other methods read; build it once and pass it as often as needed."""
@@ -51,7 +58,10 @@ class ClassificationObjective:
         if "candidate_ids" not in batch:
             return self.loss_of_scores(self.score(model, batch), batch["labels"])
         # the vocabulary's normaliser is the same for all candidates of a row and cancels in their softmax
-        logits = last_logits(model, batch, 1)[:, -1].gather(1, batch["candidate_ids"]).float()
+        if self._tied_head is not None:
+            logits = self._tied_head.logits(batch, batch["candidate_ids"])
+        else:
+            logits = last_logits(model, batch, 1)[:, -1].gather(1, batch["candidate_ids"]).float()
         return self.loss_of_scores(_hide_absent(logits, batch), batch["labels"])
 
     @staticmethod

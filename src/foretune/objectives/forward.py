@@ -38,6 +38,18 @@ def last_logits(model: nn.Module, batch: SequenceBatch, num_positions: int) -> T
         IncompatibleError: the batch is padded and the model is a peft prompt-tuning wrapper, which drops
             position ids.
     """
+    inputs = model_inputs(model, batch)
+    if not _ACCEPTS[model].logits_to_keep:
+        return model(**inputs).logits[:, -num_positions:]
+    return model(**inputs, logits_to_keep=num_positions).logits
+
+
+def model_inputs(model: nn.Module, batch: SequenceBatch) -> dict[str, Tensor | int]:
+    """Return the keyword arguments with which a model's forward is called on a batch.
+
+    Raises:
+        IncompatibleError: as `last_logits`.
+    """
     accepts = _ACCEPTS.get(model)
     if accepts is None:
         accepts = _ACCEPTS[model] = _inspect(model)
@@ -54,9 +66,7 @@ def last_logits(model: nn.Module, batch: SequenceBatch, num_positions: int) -> T
             inputs["position_ids"] = batch["position_ids"]
     if accepts.use_cache:
         inputs["use_cache"] = False
-    if not accepts.logits_to_keep:
-        return model(**inputs).logits[:, -num_positions:]
-    return model(**inputs, logits_to_keep=num_positions).logits
+    return inputs
 
 
 def _inspect(model: nn.Module) -> _Accepts:
