@@ -1,0 +1,55 @@
+"""The accuracy of a model as it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from foretune.evaluation import evaluate_classification
+from foretune.objectives import encode_examples, usable_length
+from foretune.runs.config import EvaluateConfig
+from foretune.runs.loading import check_model_path, load_model, load_tokenizer, resolve_device, resolve_dtype
+from foretune.runs.train import FINAL_NAME
+from foretune.tasks import load_task_data
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """Evaluate a model (or the final model of a run folder) on the test rows of a task.
+
+    Raises:
+        UsageError: an option or an input file is wrong.
+    """
+    config.check()
+    final = Path(config.model) / FINAL_NAME
+    name = str(final) if final.is_dir() else config.model
+    check_model_path(name)
+    data = load_task_data(
+        config.task,
+        config.data_dir,
+        num_train=0,
+        num_dev=0,
+        num_eval=config.num_eval,
+        train_set_seed=config.train_set_seed,
+        template=config.template,
+    )
+    device = resolve_device(config.device)
+    loading = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    tokenizer = load_tokenizer(name, **loading)
+    model = load_model(name, dtype=resolve_dtype(config.dtype, device), device=device, **loading)
+    rows = encode_examples(data.evaluation, tokenizer, usable_length(model, config.max_length))
+    result = evaluate_classification(model, rows, batch_size=config.eval_batch_size)
+    results = {
+        "task": data.task.name,
+        "template": data.template,
+        "model": name,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "num_rows": result.num_rows,
+        "metrics": {
+            "model": {"accuracy": result.accuracy, "loss": result.loss},
+            "majority": {"accuracy": data.majority_accuracy},
+        },
+    }
+    if config.output:
+        Path(config.output).write_text(json.dumps(results, indent=2) + "\n")
+    return results

@@ -1,0 +1,53 @@
+"""Rebuild a run's tuned model from its journal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from foretune.errors import JournalError, UsageError
+from foretune.journal import Journal, replay
+from foretune.methods import make_method
+from foretune.optimizer import Optimizer
+from foretune.runs.config import ReplayConfig
+from foretune.runs.loading import load_model, load_tokenizer, resolve_device, resolve_dtype
+from foretune.trainer.trainer import JOURNAL_NAME
+
+
+def replay_run(config: ReplayConfig) -> int:
+    """Write the model that a run's journal describes; return the number of updates replayed.
+
+    Raises:
+        UsageError: an option is wrong.
+        JournalError: the journal is corrupt, not of a run of `foretune train`, or of another base model.
+    """
+    config.check()
+    path = Path(config.run)
+    journal = Journal.read(path / JOURNAL_NAME if path.is_dir() else path)
+    header = journal.header
+    if "origin" not in header:
+        raise JournalError(f"{journal.path} names no base model: it was not written by 'foretune train'.")
+    base = header["origin"]
+    name, revision = config.model or base["model"], config.revision or (None if config.model else base["revision"])
+    device = resolve_device(config.device)
+    loading = {"revision": revision, "trust_remote_code": config.trust_remote_code}
+    tokenizer = load_tokenizer(name, **loading)
+    model = load_model(name, dtype=resolve_dtype(base["dtype"], device), device=device, **loading)
+    settings = dict(header["method"])
+    method = make_method(settings.pop("name"), settings)
+    optimizer = Optimizer(model, **method.optimizer_arguments(), seed=header["seed"])
+    num_steps = selected_step(journal) if config.step is None else config.step
+    if num_steps > len(journal.steps):
+        raise UsageError(f"--step {num_steps}: the journal holds {len(journal.steps)} steps.")
+    replay(optimizer, journal, num_steps=num_steps)
+    model.save_pretrained(config.output)
+    tokenizer.save_pretrained(config.output)
+    return num_steps
+
+
+def selected_step(journal: Journal) -> int:
+    """Return the number of updates of the run's final model: the best evaluation's, or all."""
+    metric = journal.header.get("selection_metric")
+    if metric is None or not journal.evaluations:
+        return len(journal.steps)
+    # the first of equal values, as the Trainer keeps it
+    return min(journal.evaluations, key=lambda record: record.metrics[metric]).step
