@@ -22,13 +22,13 @@ def _option(default: Any, text: str) -> Any:
 class ModelConfig:
     """What every command that loads a model and rows can be told."""
 
-    model: str | None = _option(None, "Model: a local folder or a hub id.")
+    model: str = _option("", "Model: a local folder or a hub id.")
     revision: str | None = _option(None, "Revision of a hub model (branch, tag or commit).")
     trust_remote_code: bool = _option(False, "Run modelling code that the model's repository ships.")
     dtype: DType = _option("auto", "Weights' dtype; auto: float32 on a CPU, the checkpoint's on a GPU.")
     device: Device = _option("auto", "Where to run; auto: a GPU if there is one.")
 
-    task: str | None = _option(None, "Task, for example sst2.")
+    task: str = _option("", "Task, for example sst2.")
     data_dir: str | None = _option(None, "Folder with <task>/{train,validation}.jsonl; default: the hub.")
     template: str | None = _option(None, "Prompt version of the task; default: the task's.")
     num_eval: int | None = _option(None, "Test rows, drawn from the validation split; default: the task's.")
@@ -81,7 +81,7 @@ class TrainConfig(ModelConfig):
     log_steps: int = _option(10, "Steps between lines of the log.")
 
     config: str | None = None  # the file these settings were read from; only the command line uses it
-    output: str | None = _option(None, "Folder of the run.")
+    output: str = _option("", "Folder of the run.")
     resume: bool = _option(False, "Go on with the run in the output folder; start it where nothing was saved.")
 
     @property
@@ -119,7 +119,7 @@ class ReplayConfig:
     """`foretune replay`: rebuild tuned weights from the base model and a journal, without data."""
 
     run: str = _option("", "Folder of the run, or its journal file.")
-    output: str | None = _option(None, "Folder for the rebuilt model.")
+    output: str = _option("", "Folder for the rebuilt model.")
     model: str | None = _option(None, "Base model; default: the one the journal names.")
     revision: str | None = _option(None, "Revision of a hub model.")
     trust_remote_code: bool = _option(False, "Run modelling code that the model's repository ships.")

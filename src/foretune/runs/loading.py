@@ -60,9 +60,12 @@ def load_tokenizer(
 
     check_model_path(model)
     try:
-        return AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"--model {model}: cannot load its tokenizer: {_first_line(error)}") from error
+    if tokenizer is None:
+        raise UsageError(f"--model {model}: it has no tokenizer.")
+    return tokenizer
 
 
 def load_model(
