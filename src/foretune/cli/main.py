@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_error(str(error))
         return EXIT_FAILURE
     except KeyboardInterrupt:
-        write_error("interrupted; nothing is lost: the same command with --resume goes on.")
+        write_error("interrupted; a training run goes on with the same command and --resume.")
         return EXIT_INTERRUPTED
     except SystemExit as error:  # --help of a command
         return int(error.code or 0)
