@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test check bench golden clean
+.PHONY: setup demo test check bench clean
 
 setup: $(READY)
 
