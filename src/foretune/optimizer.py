@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import abc
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from foretune.directions import Gaussian
 from foretune.engine import ENGINES, AbstractEngine, EngineName, choose_engine, hold_interrupts
 from foretune.errors import IncompatibleError, NonFiniteLossError, UsageError, near_misses
 from foretune.journal import JournalWriter, StepRecord
-from foretune.noise import Noise, Purpose
+from foretune.noise import Mask, Noise, Purpose
 from foretune.parameters import collect_trainables
 from foretune.schedules import Whole
 from foretune.spaces import Identity
@@ -30,6 +31,7 @@ from foretune.types import (
     AbstractUpdate,
     Block,
     Combination,
+    Draw,
     Estimate,
     LossClosure,
     Member,
@@ -113,6 +115,7 @@ class Optimizer(torch.optim.Optimizer):
         self.last_record: StepRecord | None = None
         self.engine: AbstractEngine | None = None
         self.engine_name: EngineName = engine
+        self._epoch = -1  # the space's, whose beginning it has seen
         self._moved: list[Estimate] = []  # of a sequential step under way: the blocks that have moved
         self._pending: StepRecord | None = None
         self._pending_is_recorded = False
@@ -174,16 +177,13 @@ class Optimizer(torch.optim.Optimizer):
             self.engine = choose_engine(self.engine_name, self.model, self.trainables, closure)
             self.engine_name = self.engine.name
             self._create_journal()
+        self._begin_epoch()
         blocks = self._blocks(self.num_steps)
         estimates = list(self._moved)
         with self.engine.session():
             for index, block in list(enumerate(blocks))[len(estimates) :]:
                 self._refresh(block)
-                found = self.parts.estimator.estimate(_BlockProbe(self, self.engine, closure, block, index))
-                if not all(map(math.isfinite, found.scalars)):
-                    logger.warning("Non-finite loss at step %d: its projected gradient is taken as 0.", self.num_steps)
-                    bad_loss = math.nan if math.isfinite(found.loss) else found.loss
-                    found = Estimate((0.0,) * len(found.scalars), bad_loss)
+                found = self._measure(_BlockProbe(self, self.engine, closure, block, index))
                 estimates.append(found)
                 if self.parts.schedule.sequential and index + 1 < len(blocks):
                     with hold_interrupts():
@@ -201,6 +201,19 @@ class Optimizer(torch.optim.Optimizer):
         self._pending_is_recorded = False
         return self._pending.loss
 
+    def _measure(self, probe: _BlockProbe) -> Estimate:
+        """Return what the losses of one block say and what the update decides; zeros if they are not finite."""
+        parts = self.parts
+        found = parts.estimator.estimate(probe)
+        if not all(map(math.isfinite, found.scalars)):
+            logger.warning("Non-finite loss at step %d: its projected gradient is taken as 0.", self.num_steps)
+            bad_loss = math.nan if math.isfinite(found.loss) else found.loss
+            return Estimate((0.0,) * (len(found.scalars) + parts.update.num_decisions), bad_loss)
+        if parts.update.num_decisions:
+            decision = parts.update.decide(_BlockTrial(probe, found.scalars))
+            found = Estimate((*found.scalars, *decision), found.loss)
+        return found
+
     def recall(self, record: StepRecord) -> None:
         """Take a recorded step in place of an `estimate`: `step()` makes its update and journals nothing.
 
@@ -209,6 +222,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         if record.step != self.num_steps:
             raise UsageError(f"Cannot replay step {record.step}: the next step of this optimizer is {self.num_steps}.")
+        self._begin_epoch()
         blocks = self._blocks(record.step)
         if self.parts.schedule.sequential:
             for index, (block, scalars) in enumerate(_split(blocks, record.scalars)[:-1]):
@@ -238,6 +252,15 @@ class Optimizer(torch.optim.Optimizer):
 
     @torch.inference_mode(False)  # state made by a caller in inference mode could not be changed outside of it
     @torch.no_grad()
+    def _begin_epoch(self) -> None:
+        """Let the space look at the weights where a new epoch begins."""
+        epoch = self.parts.space.epoch(self.num_steps)
+        if epoch != self._epoch:
+            self.parts.space.begin_epoch(self.tensor_states, seed=self.seed, epoch=epoch)
+            self._epoch = epoch
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def _refresh(self, block: Block) -> None:
         """Express the state of these tensors in the basis of the present epoch."""
         space = self.parts.space
@@ -256,19 +279,12 @@ class Optimizer(torch.optim.Optimizer):
         """Update the tensors of one block."""
         self._refresh(block)
         parts, step = self.parts, self.num_steps
-        epoch = parts.space.epoch(step)
-        weights = parts.estimator.weights(scalars)
-        keys = [self._key(index, query) for query in range(len(weights))]
+        scalars, decision = self._without_decision(scalars)
+        keys = self._keys(index, scalars)
         for member in block.members:
             trainable, state = member.trainable, self.tensor_states[member.trainable]
             shape = parts.space.coordinate_shape(trainable)
-            factor = member.std * parts.space.estimate_scale(trainable)
-            draws = tuple(
-                parts.direction.draw(trainable, state, key=key, step=step, coordinate_shape=shape) for key in keys
-            )
-            estimate = Combination()
-            for draw, weight in zip(draws, weights, strict=True):
-                estimate += draw.vector.scaled(weight * factor)
+            draws, estimate = self._estimate_of(member, keys, scalars)
             change = parts.update.apply(
                 UpdateContext(
                     member=member,
@@ -278,25 +294,68 @@ class Optimizer(torch.optim.Optimizer):
                     coordinate_shape=shape,
                     draws=draws,
                     scalars=scalars,
+                    decision=decision,
                 )
             )
             if change.scale != 1.0 or not change.step.is_zero:
                 parts.space.add(
                     trainable,
-                    change.step,
+                    replace(change.step, mask=estimate.mask),
                     out=trainable.parameter,
                     base=trainable.parameter,
                     seed=self.seed,
-                    epoch=epoch,
+                    epoch=parts.space.epoch(step),
                     scale=change.scale,
                     rounding=Noise(keys[0], trainable.stream, Purpose.UPDATE_ROUNDING),
+                    rows=member.rows,
                 )
             parts.direction.advance(trainable, state, keys=keys, step=step, coordinate_shape=shape, scalars=scalars)
             state.num_updates += 1
-            state.epoch = epoch
+            state.epoch = parts.space.epoch(step)
+
+    def _draw(self, member: Member, key: int) -> Draw:
+        """Return the direction of one tensor and query, before the member's std and mask."""
+        trainable = member.trainable
+        return self.parts.direction.draw(
+            trainable,
+            self.tensor_states[trainable],
+            key=key,
+            step=self.num_steps,
+            coordinate_shape=self.parts.space.coordinate_shape(trainable),
+        )
+
+    def _estimate_of(
+        self, member: Member, keys: Sequence[int], scalars: tuple[float, ...]
+    ) -> tuple[tuple[Draw, ...], Combination]:
+        """Return what the direction drew for one tensor, and the gradient estimate in coordinates."""
+        factor = member.std * self.parts.space.estimate_scale(member.trainable)
+        draws = tuple(self._draw(member, key) for key in keys)
+        estimate = Combination()
+        for draw, weight in zip(draws, self.parts.estimator.weights(scalars), strict=True):
+            estimate += draw.vector.scaled(weight * factor)
+        return draws, replace(estimate, mask=self._mask(member))
+
+    def _mask(self, member: Member) -> Mask | None:
+        """Return which entries of a tensor move, by its block or by the space."""
+        space = self.parts.space
+        state, epoch = self.tensor_states[member.trainable], space.epoch(self.num_steps)
+        of_space = space.mask(member.trainable, state, seed=self.seed, epoch=epoch)
+        if member.mask is not None and of_space is not None:
+            names = type(space).__name__, type(self.parts.schedule).__name__
+            raise IncompatibleError(f"{names[0]} cannot be combined with {names[1]}: both mask entries of a tensor.")
+        return member.mask or of_space
 
     def _blocks(self, step: int) -> Sequence[Block]:
         return self.parts.schedule.blocks(step, self.trainables, seed=self.seed)
+
+    def _without_decision(self, scalars: tuple[float, ...]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Part a block's scalars into those of the estimator and the update's decision."""
+        count = len(scalars) - self.parts.update.num_decisions
+        return scalars[:count], scalars[count:]
+
+    def _keys(self, block_index: int, scalars: tuple[float, ...]) -> list[int]:
+        """Return the keys of a block's queries."""
+        return [self._key(block_index, query) for query in range(len(self.parts.estimator.weights(scalars)))]
 
     def _key(self, block_index: int, query: int) -> int:
         return noise.mix(self.seed, self.num_steps, block_index * self.parts.estimator.num_directions + query)
@@ -356,6 +415,7 @@ class Optimizer(torch.optim.Optimizer):
         for trainable in self.trainables:
             shape = self.parts.space.coordinate_shape(trainable)
             count = sum(part.num_state_elements(trainable, shape) for part in (self.parts.update, self.parts.direction))
+            count += self.parts.space.num_state_elements(trainable)
             total += count * trainable.compute_dtype.itemsize
         return total
 
@@ -364,6 +424,7 @@ class Optimizer(torch.optim.Optimizer):
         return {
             "num_steps": self.num_steps,
             "num_bad_steps": self.num_bad_steps,
+            "epoch": self._epoch,
             "param_groups": [{k: v for k, v in group.items() if k != "params"} for group in self.param_groups],
             "state": {
                 trainable.name: {
@@ -388,6 +449,7 @@ class Optimizer(torch.optim.Optimizer):
             raise IncompatibleError(f"The optimizer state is of another model: '{example}' is only in one of the two.")
         self.num_steps = int(state_dict["num_steps"])
         self.num_bad_steps = int(state_dict["num_bad_steps"])
+        self._epoch = int(state_dict["epoch"])
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             group.update(saved)
         for trainable, state in self.tensor_states.items():
@@ -414,42 +476,92 @@ class _BlockProbe:
     block: Block
     index: int
 
+    @property
+    def step(self) -> int:
+        return self.optimizer.num_steps
+
     def loss(self, *shifts: tuple[int, float]) -> float:
         perturbation = _Shift(self.optimizer, self.block, self.index, shifts) if shifts else None
         return self.engine.loss(self.closure, perturbation)
 
 
-class _Shift:
-    """The perturbation ``sum coef * std * lift(direction(query))`` of the tensors of one block.
+@dataclass(frozen=True, slots=True)
+class _BlockTrial:
+    """Evaluates losses where plain descent along the estimate of one block leads."""
 
-    Half-precision copies are rounded with bits that depend on the step and query, not on the sign: plus and
-    minus round alike, and their difference stays along the direction.
-    """
+    probe: _BlockProbe
+    scalars: tuple[float, ...]
 
-    def __init__(self, optimizer: Optimizer, block: Block, index: int, shifts: Sequence[tuple[int, float]]) -> None:
+    def loss(self, factor: float) -> float:
+        probe = self.probe
+        return probe.engine.loss(probe.closure, _Step(probe.optimizer, probe.block, probe.index, self.scalars, factor))
+
+
+class _Displacement(abc.ABC):
+    """A perturbation of the tensors of one block by a vector in coordinates."""
+
+    rounding_purpose: ClassVar[Purpose]
+
+    def __init__(self, optimizer: Optimizer, block: Block, rounding_key: int) -> None:
         self._optimizer = optimizer
         self._members: dict[Trainable, Member] = {member.trainable: member for member in block.members}
-        self._shifts = [(optimizer._key(index, query), coef) for query, coef in shifts]
-        self._step = optimizer.num_steps
-        self._epoch = optimizer.parts.space.epoch(self._step)
+        self._rounding_key = rounding_key
+
+    @abc.abstractmethod
+    def _vector(self, member: Member) -> Combination:
+        """Return the displacement of one tensor, before its mask."""
 
     def moves(self, trainable: Trainable) -> bool:
         return trainable in self._members
 
     def write(self, trainable: Trainable, *, out: Tensor, base: Tensor, rows: Tensor | None = None) -> None:
-        parts, state = self._optimizer.parts, self._optimizer.tensor_states[trainable]
-        std, shape = self._members[trainable].std, parts.space.coordinate_shape(trainable)
-        vector = Combination()
-        for key, coef in self._shifts:
-            draw = parts.direction.draw(trainable, state, key=key, step=self._step, coordinate_shape=shape)
-            vector += draw.vector.scaled(coef * std)
-        parts.space.add(
+        optimizer, member = self._optimizer, self._members[trainable]
+        space = optimizer.parts.space
+        space.add(
             trainable,
-            vector,
+            replace(self._vector(member), mask=optimizer._mask(member)),
             out=out,
             base=base,
-            seed=self._optimizer.seed,
-            epoch=self._epoch,
-            rounding=Noise(self._shifts[0][0], trainable.stream, Purpose.PERTURBATION_ROUNDING),
+            seed=optimizer.seed,
+            epoch=space.epoch(optimizer.num_steps),
+            rounding=Noise(self._rounding_key, trainable.stream, self.rounding_purpose),
             rows=rows,
         )
+
+
+class _Shift(_Displacement):
+    """The perturbation ``sum coef * std * lift(direction(query))``.
+
+    Half-precision copies are rounded with bits that depend on the step and query, not on the sign: plus and
+    minus round alike, and their difference stays along the direction.
+    """
+
+    rounding_purpose = Purpose.PERTURBATION_ROUNDING
+
+    def __init__(self, optimizer: Optimizer, block: Block, index: int, shifts: Sequence[tuple[int, float]]) -> None:
+        self._shifts = [(optimizer._key(index, query), coef) for query, coef in shifts]
+        super().__init__(optimizer, block, self._shifts[0][0])
+
+    def _vector(self, member: Member) -> Combination:
+        vector = Combination()
+        for key, coef in self._shifts:
+            vector += self._optimizer._draw(member, key).vector.scaled(coef * member.std)
+        return vector
+
+
+class _Step(_Displacement):
+    """The change ``-factor * lr * lift(estimate)``, rounded as the update that makes it would be."""
+
+    rounding_purpose = Purpose.UPDATE_ROUNDING
+
+    def __init__(
+        self, optimizer: Optimizer, block: Block, index: int, scalars: tuple[float, ...], factor: float
+    ) -> None:
+        self._keys = optimizer._keys(index, scalars)
+        self._scalars = scalars
+        self._factor = factor
+        super().__init__(optimizer, block, self._keys[0])
+
+    def _vector(self, member: Member) -> Combination:
+        _, estimate = self._optimizer._estimate_of(member, self._keys, self._scalars)
+        return estimate.scaled(-self._factor * self._optimizer.lr * member.lr)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from foretune.errors import UsageError, near_misses
@@ -24,15 +24,23 @@ class Registry(Generic[T]):
         self._family = family
         self._package = package
         self._entries: dict[str, T] = {}
+        self._aliases: dict[str, str] = {}
         self._loaded = False
 
-    def register(self, name: str) -> Callable[[T], T]:
-        """Return a decorator that adds its object under `name`; a name taken twice is our own mistake."""
+    def register(self, name: str, *, aliases: Sequence[str] = ()) -> Callable[[T], T]:
+        """Return a decorator that adds its object under `name`; a name taken twice is our own mistake.
+
+        Args:
+            name: What lists and files show.
+            aliases: Other spellings that `get` understands, those of published code for example.
+        """
 
         def add(entry: T) -> T:
-            if name in self._entries:
-                raise ValueError(f"{self._family} {name!r} is registered twice")
+            for word in (name, *aliases):
+                if word in self._entries or word in self._aliases:
+                    raise ValueError(f"{self._family} {word!r} is registered twice")
             self._entries[name] = entry
+            self._aliases |= dict.fromkeys(aliases, name)
             return entry
 
         return add
@@ -45,15 +53,21 @@ class Registry(Generic[T]):
             self._loaded = True
 
     def get(self, name: str) -> T:
-        """Return the entry called `name`.
+        """Return the entry called `name`, or with that alias.
 
         Raises:
             UsageError: no such name; the message lists near misses and every name there is.
         """
         self._load()
+        name = self._aliases.get(name, name)
         if name not in self._entries:
             raise UsageError(f"Unknown {self._family} {name!r}.{near_misses(name, self._entries)}")
         return self._entries[name]
+
+    def aliases(self, name: str) -> tuple[str, ...]:
+        """Other spellings of an entry."""
+        self._load()
+        return tuple(alias for alias, target in self._aliases.items() if target == name)
 
     def __iter__(self) -> Iterator[str]:
         self._load()

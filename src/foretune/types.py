@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from foretune.noise import Noise
+from foretune import noise
+from foretune.noise import LowRankNoise, Mask, Noise
 
 LossClosure = Callable[[], Tensor | float]
 """Evaluates the loss at the current weights, on the same data every time it is called within a step."""
@@ -62,20 +63,28 @@ class Trainable:
 
 @dataclass(frozen=True, slots=True)
 class Combination:
-    """A vector in the coordinates of a space: ``sum_i c_i * z_i + c * dense``, kept as its recipe.
+    """A vector in the coordinates of a space, kept as its recipe: ``sum_i c_i z_i + sum_j c_j A_j B_j^T + c dense``.
 
     Attributes:
         noise: Pairs of a coefficient and the address of a noise tensor (regenerated where it is needed).
         dense: At most one pair of a coefficient and a stored tensor of the coordinates' shape.
+        products: Pairs of a coefficient and a low-rank noise matrix, for coordinates that are matrices.
+        mask: Entries that are not kept are zero.
     """
 
     noise: tuple[tuple[float, Noise], ...] = ()
     dense: tuple[float, Tensor] | None = None
+    products: tuple[tuple[float, LowRankNoise], ...] = ()
+    mask: Mask | None = None
 
     def scaled(self, factor: float) -> Combination:
         """Return ``factor * self``; coefficients multiply in float64."""
-        dense = None if self.dense is None else (self.dense[0] * factor, self.dense[1])
-        return Combination(tuple((coef * factor, noise) for coef, noise in self.noise), dense)
+        return Combination(
+            noise=tuple((coef * factor, address) for coef, address in self.noise),
+            dense=None if self.dense is None else (self.dense[0] * factor, self.dense[1]),
+            products=tuple((coef * factor, product) for coef, product in self.products),
+            mask=self.mask,
+        )
 
     def __add__(self, other: Combination) -> Combination:
         if self.dense is not None and other.dense is not None:
@@ -83,12 +92,68 @@ class Combination:
             dense = (a + b, x) if x is y else (1.0, x.mul(a).add_(y, alpha=b))
         else:
             dense = self.dense or other.dense
-        return Combination(self.noise + other.noise, dense)
+        assert self.mask == other.mask or self.is_zero or other.is_zero, "a sum of differently masked vectors"
+        return Combination(self.noise + other.noise, dense, self.products + other.products, self.mask or other.mask)
 
     @property
     def is_zero(self) -> bool:
         """Whether every coefficient is exactly zero (then nothing may be written)."""
-        return all(coef == 0.0 for coef, _ in self.noise) and (self.dense is None or self.dense[0] == 0.0)
+        terms = (*self.noise, *self.products, *(() if self.dense is None else (self.dense,)))
+        return all(coef == 0.0 for coef, _ in terms)
+
+    def add_to(
+        self,
+        out: Tensor,
+        base: Tensor,
+        *,
+        scale: float = 1.0,
+        rounding: Noise | None = None,
+        rows: Tensor | None = None,
+    ) -> None:
+        """Write ``out = scale * base + self`` (`noise.add`); entries that the mask does not keep are base's own.
+
+        Low-rank terms make one product; beside other terms it goes through one temporary of the tensor's size.
+        """
+        if not self.products:
+            noise.add(
+                out, base, scale=scale, noise=self.noise, dense=self.dense, rounding=rounding, rows=rows, mask=self.mask
+            )
+        elif self.noise or self.dense is not None or self.mask is not None:
+            dense = (1.0, replace(self, mask=None).materialize(base.shape, base))
+            noise.add(out, base, scale=scale, dense=dense, rounding=rounding, rows=rows, mask=self.mask)
+        else:
+            left, right = noise.low_rank_factors(self.products, base)
+            noise.add_low_rank(out, base, left, right, scale=scale, rounding=rounding, rows=rows)
+
+    def accumulate_into(self, average: Tensor, *, decay: float, weight: Tensor) -> None:
+        """Write ``average = decay * average + self``: entries that the mask does not keep decay as well.
+
+        Args:
+            average: A state tensor of the coordinates' shape.
+            decay: Factor of what is there.
+            weight: The tensor this is state of, for masks that read it.
+        """
+        if self.mask is None:
+            self.add_to(average, average, scale=decay)
+        else:
+            noise.add(average, average, scale=decay, dense=(1.0, self.materialize(average.shape, weight)))
+
+    def materialize(self, shape: Sequence[int], weight: Tensor) -> Tensor:
+        """Return the vector itself, of this shape, float32 (float64 for float64 weights), on the weight's device.
+
+        Args:
+            shape: Of the coordinates.
+            weight: The tensor they are coordinates of; masks of magnitudes read it.
+        """
+        compute = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        vector = torch.zeros(tuple(shape), dtype=compute, device=weight.device)
+        noise.add(vector, vector, noise=self.noise, dense=self.dense)
+        if self.products:
+            left, right = noise.low_rank_factors(self.products, vector)
+            noise.add_low_rank(vector, vector, left, right)
+        if self.mask is not None:
+            vector.mul_(noise.kept(self.mask, weight))
+        return vector
 
 
 @dataclass(slots=True)
@@ -111,12 +176,15 @@ class Member:
     """A tensor's part in a block: factors on the direction's standard deviation and on the learning rate.
 
     `std` scales the direction where it is measured and where the update follows it, so it acts twice on the
-    expected update.
+    expected update. Entries that `mask` does not keep neither are perturbed nor move; the update writes only `rows`
+    (of the tensor as a matrix, int64), where given.
     """
 
     trainable: Trainable
     std: float = 1.0
     lr: float = 1.0
+    mask: Mask | None = None
+    rows: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +224,29 @@ class Estimate:
 class Probe(Protocol):
     """Evaluates the loss away from the current weights; weights are the current ones again on return."""
 
+    @property
+    def step(self) -> int:
+        """Index of the step that is measured."""
+        ...
+
     def loss(self, *shifts: tuple[int, float]) -> float:
         """Return the loss at ``theta + sum coef * direction(query)`` over the pairs ``(query, coef)``."""
+        ...
+
+    def slope(self, query: int) -> tuple[float, float]:
+        """Return the loss and its exact derivative along ``direction(query)``, by one forward-mode pass.
+
+        Raises:
+            UsageError: the closure returns a number, or a tensor that forward-mode differentiation did not follow.
+        """
+        ...
+
+
+class Trial(Protocol):
+    """Evaluates the loss where a step would lead, on the data of the step."""
+
+    def loss(self, factor: float) -> float:
+        """Return the loss at ``theta - factor * lr * lift(estimate)``."""
         ...
 
 
@@ -173,7 +262,8 @@ class UpdateContext:
         state: This tensor's state; the rule changes `state.tensors` in place.
         coordinate_shape: Shape of coordinates and of each state tensor.
         draws: What the direction drew, one per query, before `member.std` and the scalars.
-        scalars: The journal's scalars of this block.
+        scalars: The estimator's scalars of this block.
+        decision: What `AbstractUpdate.decide` returned for this block.
     """
 
     member: Member
@@ -183,6 +273,11 @@ class UpdateContext:
     coordinate_shape: tuple[int, ...]
     draws: tuple[Draw, ...]
     scalars: tuple[float, ...]
+    decision: tuple[float, ...] = ()
+
+    def gradient(self) -> Tensor:
+        """Return the estimate itself, in coordinates: a temporary of this one tensor's coordinates."""
+        return self.estimate.materialize(self.coordinate_shape, self.member.trainable.parameter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +330,8 @@ class AbstractSpace(AbstractPart):
     ) -> None:
         """Write ``out = scale * base + lift(vector)``, of the tensor's shape; only `rows` of it where given.
 
-        `out` may be `base`. Half-precision results are rounded stochastically with `rounding`.
+        `out` may be `base`. Half-precision results are rounded stochastically with `rounding`. A mask of the vector
+        is one of the tensor's entries; spaces that lift may not be given one.
         """
 
     @abc.abstractmethod
@@ -245,6 +341,20 @@ class AbstractSpace(AbstractPart):
     def lifts(self, trainable: Trainable) -> bool:
         """Whether the coordinates of this tensor are anything else than the tensor's own entries."""
         return self.coordinate_shape(trainable) != trainable.shape
+
+    def begin_epoch(self, states: Mapping[Trainable, TensorState], *, seed: int, epoch: int) -> None:
+        """Look at the weights when a new epoch begins, before its first step is measured or replayed.
+
+        What the epoch needs of them goes into the states, as tensors; most spaces need nothing.
+        """
+
+    def mask(self, trainable: Trainable, state: TensorState, *, seed: int, epoch: int) -> Mask | None:
+        """Which entries move in this epoch, among the coordinates; None for all of them."""
+        return None
+
+    def num_state_elements(self, trainable: Trainable) -> int:
+        """Numbers of the compute dtype that the space keeps between steps for this tensor."""
+        return 0
 
 
 class AbstractDirection(AbstractPart):
@@ -306,6 +416,21 @@ class AbstractEstimator(AbstractPart):
 
 class AbstractUpdate(AbstractPart):
     """How the estimate becomes a step."""
+
+    num_decisions: int = 0
+    """How many numbers `decide` returns for each block."""
+
+    def decide(self, trial: Trial) -> tuple[float, ...]:
+        """Evaluate the loss where candidate steps lead and return what was decided, for the journal.
+
+        Called after the estimate of a block and before its update, only if `num_decisions` is not 0.
+        """
+        return ()
+
+    @property
+    def num_trials(self) -> int:
+        """Loss evaluations of `decide`."""
+        return 0
 
     @abc.abstractmethod
     def apply(self, context: UpdateContext) -> Change:

@@ -6,7 +6,20 @@ import os
 import pytest
 import torch
 
-from foretune.noise import Law, Noise, Purpose, Window, add, add_low_rank, fill, mix, stream_id, use_backend
+from foretune.noise import (
+    LaneMask,
+    Law,
+    MagnitudeMask,
+    Noise,
+    Purpose,
+    Window,
+    add,
+    add_low_rank,
+    fill,
+    mix,
+    stream_id,
+    use_backend,
+)
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -77,6 +90,9 @@ def test_add_over_random_shapes_and_options(dtype, seed):
         "dense": (0.1, torch.randn(rows, columns, generator=generator, dtype=compute)) if integer(0, 2) else None,
         "rows": torch.randperm(rows, generator=generator)[: integer(1, rows + 1)] if integer(0, 2) else None,
         "window": Window(integer(0, 2**31), integer(0, 50), 2000) if integer(0, 2) else None,
+        "mask": [None, LaneMask(address(3), integer(0, 30_000), integer(30_000, 65_537)), MagnitudeMask(0.5)][
+            integer(0, 3)
+        ],
     }
     in_place = bool(integer(0, 2))
 

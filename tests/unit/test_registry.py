@@ -52,3 +52,12 @@ def test_a_name_taken_twice_is_refused(registry: Registry[str]) -> None:
     with pytest.raises(ValueError, match="dish 'soup' is registered twice"):
         registry.register("soup")("another")
     assert registry.get("soup") == "the soup"
+
+
+def test_an_alias_finds_the_entry_but_is_not_listed(registry: Registry[str]) -> None:
+    registry.register("stew", aliases=("soup_thick", "ragout"))("the stew")
+    assert registry.get("ragout") == "the stew"
+    assert registry.aliases("stew") == ("soup_thick", "ragout")
+    assert list(registry) == ["salad", "soup", "stew"]
+    with pytest.raises(ValueError, match="dish 'ragout' is registered twice"):
+        registry.register("ragout")("another")

@@ -1,6 +1,7 @@
 """Combinations, and how parts describe themselves."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from foretune import noise
 from foretune.directions import Gaussian
 from foretune.estimators import TwoSided
-from foretune.noise import Noise, Purpose
+from foretune.noise import LaneMask, LowRankNoise, MagnitudeMask, Mask, Noise, Purpose
 from foretune.schedules import Whole
 from foretune.spaces import LowRank
 from foretune.types import Combination, Parts, describe_part
@@ -20,9 +21,7 @@ Z1, Z2 = (Noise(key, 0, Purpose.DIRECTION) for key in (1, 2))
 
 
 def value(combination: Combination) -> Tensor:
-    out = torch.zeros(2, 3, dtype=torch.float64)
-    noise.add(out, out, noise=combination.noise, dense=combination.dense)
-    return out
+    return combination.materialize((2, 3), torch.zeros(2, 3, dtype=torch.float64))
 
 
 def dense(seed: int) -> Tensor:
@@ -31,11 +30,12 @@ def dense(seed: int) -> Tensor:
 
 def test_combinations_form_a_vector_space() -> None:
     x, y = dense(0), dense(1)
-    a = Combination(((2.0, Z1), (-1.0, Z2)), (0.5, x))
+    a = Combination(((2.0, Z1), (-1.0, Z2)), (0.5, x), ((0.7, LowRankNoise(5, 0, 2)),))
     for b in (
         Combination(((3.0, Z1),)),
         Combination(dense=(2.0, x)),
         Combination(dense=(2.0, y)),
+        Combination(products=((-1.5, LowRankNoise(6, 0, 1)),)),
         Combination(),
     ):
         torch.testing.assert_close(value(a + b), value(a) + value(b), rtol=0, atol=1e-14)
@@ -56,6 +56,48 @@ def test_multiples_of_one_tensor_stay_one_tensor() -> None:
     assert total.dense is not None
     assert total.dense[0] == 5.0
     assert total.dense[1] is x
+
+
+MASKS = [None, LaneMask(Z2, 20_000, 50_000), MagnitudeMask(0.6)]
+
+
+@pytest.mark.parametrize("mask", MASKS, ids=["all", "lanes", "magnitude"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_adding_to_a_tensor_is_adding_the_materialized_vector(mask: Mask | None, dtype: torch.dtype) -> None:
+    base = dense(3).to(dtype)
+    terms, products = ((2.0, Z1),), ((0.7, LowRankNoise(5, 0, 2)), (0.1, LowRankNoise(6, 0, 1)))
+    for vector in (
+        Combination(terms, (0.5, dense(0).to(dtype))),
+        Combination(products=products),
+        Combination(terms, (0.5, dense(0).to(dtype)), products),
+    ):
+        masked = replace(vector, mask=mask)
+        keep = torch.ones(2, 3, dtype=torch.bool) if mask is None else noise.kept(mask, base)
+        whole = vector.materialize((2, 3), base)
+        torch.testing.assert_close(masked.materialize((2, 3), base), whole * keep, rtol=0, atol=0)
+        out = torch.empty_like(base)
+        masked.add_to(out, base, scale=0.9)
+        expected = torch.where(keep, 0.9 * base + whole, base)
+        torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-6)
+        average = dense(4).to(dtype)
+        expected = 0.9 * average + whole * keep
+        masked.accumulate_into(average, decay=0.9, weight=base)
+        torch.testing.assert_close(average, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_half_precision_gets_low_rank_terms_rounded_once() -> None:
+    """The mean over roundings is the vector: two roundings with one set of bits would be biased."""
+    base = torch.ones(2, 3, dtype=torch.bfloat16)
+    vector = Combination(((1e-3, Z1),), None, ((2e-3, LowRankNoise(5, 0, 2)),))
+    total, count = torch.zeros(2, 3, dtype=torch.float64), 20_000
+    out = torch.empty_like(base)
+    for draw in range(count):
+        vector.add_to(out, base, rounding=Noise(draw, 1, Purpose.UPDATE_ROUNDING))
+        total += out.double() - 1
+    spacing = 2.0**-7
+    torch.testing.assert_close(
+        total / count, vector.materialize((2, 3), base).double(), rtol=0, atol=5 * spacing / 2 / count**0.5
+    )
 
 
 @pytest.mark.parametrize(

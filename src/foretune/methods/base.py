@@ -45,6 +45,10 @@ class AbstractMethod(abc.ABC):
     """Name of the optimizer class, as the field spells the method."""
     paper: ClassVar[str]
     """Title and arXiv number."""
+    family: ClassVar[str]
+    """Heading of the method list under which it stands."""
+    schemes: ClassVar[tuple[str, ...]] = ("full", "lora", "prefix", "prompt")
+    """Tuning schemes it is defined for."""
     toy: ClassVar[Toy]
     """Settings for the promise tests."""
     exceptions: ClassVar[Mapping[str, str]] = MappingProxyType({})
@@ -86,9 +90,13 @@ def method_name(method: type[AbstractMethod]) -> str:
     return method.__module__.rpartition(".")[2]
 
 
-def make_method(name: str, options: Mapping[str, Any]) -> AbstractMethod:
+def make_method(name: str, options: Mapping[str, Any], *, total_steps: int | None = None) -> AbstractMethod:
     """Build the recipe `name` with `options`, and validate its settings.
 
+    Args:
+        name: Registered name or alias.
+        options: Settings by name.
+        total_steps: Length of the run, for recipes that have such a setting and are not given it.
     Raises:
         UsageError: unknown method or option (near misses suggested), or a setting out of range.
     """
@@ -96,7 +104,9 @@ def make_method(name: str, options: Mapping[str, Any]) -> AbstractMethod:
     known = [field.name for field in fields(recipe)]
     for option in options:
         if option not in known:
-            raise UsageError(f"Method '{name}' has no option {option!r}.{near_misses(option, known)}")
+            raise UsageError(f"Method '{method_name(recipe)}' has no option {option!r}.{near_misses(option, known)}")
+    if total_steps is not None and "total_steps" in known:
+        options = {"total_steps": total_steps, **options}
     method = recipe(**options)
     method.parts()
     return method

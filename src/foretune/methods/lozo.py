@@ -43,6 +43,7 @@ class LOZOMethod(AbstractMethod):
     paper: ClassVar[str] = (
         "Enhancing Zeroth-order Fine-tuning for Language Models with Low-rank Structures, arXiv:2410.07698"
     )
+    family: ClassVar[str] = "low rank"
     toy: ClassVar[Toy] = Toy(options={"lr": 0.02, "rank": 2, "interval": 3}, num_steps=200)
 
     lr: float = 1e-7

@@ -14,7 +14,7 @@ from foretune.types import Parts
 from foretune.updates import Momentum
 
 
-@METHODS.register("lozo_m")
+@METHODS.register("lozo_m", aliases=("lozo_sgdm",))
 @dataclass(frozen=True, kw_only=True)
 class LOZOMMethod(AbstractMethod):
     """LOZO-M: LOZO along an average N (m x rank) of ``g U``, carried over when V is redrawn.
@@ -43,6 +43,7 @@ class LOZOMMethod(AbstractMethod):
     paper: ClassVar[str] = (
         "Enhancing Zeroth-order Fine-tuning for Language Models with Low-rank Structures, arXiv:2410.07698"
     )
+    family: ClassVar[str] = "low rank"
     toy: ClassVar[Toy] = Toy(options={"lr": 0.04, "rank": 2, "interval": 3}, num_steps=400)
 
     lr: float = 1e-7

@@ -17,7 +17,7 @@ from foretune.updates import SGD
 ESTIMATORS = {"two_sided": TwoSided, "one_sided": OneSided}
 
 
-@METHODS.register("mezo")
+@METHODS.register("mezo", aliases=("zo_sgd",))
 @dataclass(frozen=True, kw_only=True)
 class MeZOMethod(AbstractMethod):
     """MeZO (ZO-SGD): perturb every trainable tensor by one Gaussian vector, step along it.
@@ -41,6 +41,7 @@ class MeZOMethod(AbstractMethod):
 
     class_name: ClassVar[str] = "MeZO"
     paper: ClassVar[str] = "Fine-Tuning Language Models with Just Forward Passes, arXiv:2305.17333"
+    family: ClassVar[str] = "ZO-SGD"
     toy: ClassVar[Toy] = Toy(options={"lr": 0.05}, num_steps=150)
 
     lr: float = 1e-6

@@ -4,22 +4,29 @@ device.
 The format is described in docs/noise.md. `VERSION` names it; a journal records it.
 """
 
-from foretune.noise.address import Law, Noise, Purpose, mix, stream_id
+from foretune.noise.address import Law, LowRankNoise, Noise, Purpose, mix, stream_id
 from foretune.noise.layout import Window
-from foretune.noise.ops import add, add_low_rank, fill, lanes, use_backend
+from foretune.noise.mask import LaneMask, MagnitudeMask, Mask
+from foretune.noise.ops import add, add_low_rank, fill, kept, lanes, low_rank_factors, use_backend
 
 VERSION = 1
 
 __all__ = [
     "VERSION",
+    "LaneMask",
     "Law",
+    "LowRankNoise",
+    "MagnitudeMask",
+    "Mask",
     "Noise",
     "Purpose",
     "Window",
     "add",
     "add_low_rank",
     "fill",
+    "kept",
     "lanes",
+    "low_rank_factors",
     "mix",
     "stream_id",
     "use_backend",

@@ -64,6 +64,35 @@ class Noise:
             raise UsageError(f"A noise stream is an integer in [0, 2**32), from stream_id(); found {self.stream}.")
 
 
+@dataclass(frozen=True, slots=True)
+class LowRankNoise:
+    """A noise matrix ``A B^T / sqrt(rank)`` whose entries have mean 0 and variance 1, uncorrelated for every rank.
+
+    A (m, rank) and B (n, rank) are Gaussian, with purposes LEFT and RIGHT at this key and stream.
+
+    Raises:
+        UsageError: `rank` is below 1.
+    """
+
+    key: int
+    stream: int
+    rank: int
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise UsageError(f"The rank of a low-rank noise matrix is at least 1; found {self.rank}.")
+
+    @property
+    def left(self) -> Noise:
+        """Address of A^T, (rank, m) in row-major order."""
+        return Noise(self.key, self.stream, Purpose.LEFT)
+
+    @property
+    def right(self) -> Noise:
+        """Address of B^T, (rank, n) in row-major order."""
+        return Noise(self.key, self.stream, Purpose.RIGHT)
+
+
 def mix(seed: int, epoch: int, query: int = 0) -> int:
     """Return the 64-bit key of one draw.
 

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from foretune.noise.address import Law, Noise
 from foretune.noise.layout import Layout
+from foretune.noise.mask import LaneMask, Mask
 from foretune.noise.table import TABLE_SIZE, quantile_table
 
 _PIECE = 1 << 16  # elements a thread takes at a time, some 0.1 ms of work
@@ -52,7 +53,7 @@ _jit = njit(nogil=True)  # compiled into the kernels, which are cached as a whol
 def fill(out: Tensor, noise: Noise) -> None:
     """Write z into the flat contiguous tensor `out`, rounded to nearest."""
     layout = Layout(1, out.numel(), 0, 0, out.numel(), None)
-    _run("fill", out, layout, [out.data_ptr()], [], [noise], None)
+    _run("fill", out, layout, [out.data_ptr()], [], [noise])
 
 
 def add(
@@ -63,12 +64,22 @@ def add(
     dense: tuple[float, Tensor] | None,
     terms: Sequence[tuple[float, Noise]],
     rounding: Noise | None,
+    mask: Mask | None,
 ) -> None:
     """See `foretune.noise.add`; flat contiguous tensors, coefficients rounded already and none of them 0."""
     coefficient, summand = (0.0, 0) if dense is None else (dense[0], dense[1].data_ptr())
-    coefficients = [scale, coefficient, *(c for c, _ in terms)]
     noises = [noise for _, noise in terms]
-    _run("add", out, layout, [out.data_ptr(), base.data_ptr(), summand], coefficients, noises, rounding)
+    specific = [out.data_ptr(), base.data_ptr(), summand]
+    coefficients = [scale, coefficient, *(c for c, _ in terms)]
+    if mask is None:
+        specific += [_KEEP_ALL, 0, 0]
+    elif isinstance(mask, LaneMask):
+        specific += [_KEEP_LANES, mask.start, mask.stop]
+        noises.append(mask.address)
+    else:
+        specific += [_KEEP_MAGNITUDES, 0, 0]
+        coefficients.append(mask.limit)
+    _run("add", out, layout, specific, coefficients, noises, rounding, num_terms=len(terms))
 
 
 def add_low_rank(
@@ -94,6 +105,7 @@ def add_low_rank(
 # `_HEADER` of them, one row for each noise address, and what the kernel itself asks for.
 
 _HEADER = 10
+_KEEP_ALL, _KEEP_LANES, _KEEP_MAGNITUDES = 0, 1, 2
 _WORDS_PER_ADDRESS = 5
 _SIGNATURE = types.void(types.int64, types.int64, types.int64, types.int64)
 _STORAGE = {
@@ -113,11 +125,13 @@ def _run(
     specific: list[int],
     floats: list[float],
     noises: Sequence[Noise],
-    rounding: Noise | None,
+    rounding: Noise | None = None,
+    *,
+    num_terms: int = 0,
 ) -> None:
     """Run a kernel over every selected element, on PyTorch's number of threads if that is worth it."""
     rows = layout.rows if layout.rows is None else layout.rows.contiguous()
-    addresses = noises if rounding is None else [*noises, rounding]
+    addresses = noises if rounding is None else [rounding, *noises]
     integers = [
         layout.num_rows,
         layout.row_length,
@@ -126,7 +140,7 @@ def _run(
         layout.full_width,
         0 if rows is None else rows.data_ptr(),
         out.dtype == torch.float16,
-        len(noises),
+        num_terms,
         rounding is not None,
         _HEADER + _WORDS_PER_ADDRESS * len(addresses),
     ]
@@ -401,17 +415,25 @@ def _fill(integers, start, stop, storage):
 
 @_jit
 def _add(integers, floats, start, stop, storage, compute):
-    """Asks for: pointers of out, base and dense (or 0); floats are scale, dense's coefficient, one a term."""
+    """Asks for: pointers of out, base and dense (or 0), kind of mask, its first lane and the one behind its last.
+
+    Floats are scale, dense's coefficient, one a term, the mask's limit; addresses are the rounding's, the terms', the
+    mask's.
+    """
     is_float16, num_terms, rounds = integers[6] != 0, integers[7], integers[8] != 0
     size, specific = integers[0] * integers[1], integers[9]
     out = carray(_pointer(integers[specific], storage), (size,))
     base = carray(_pointer(integers[specific + 1], storage), (size,))
     dense = carray(_pointer(integers[specific + 2], compute), (size,))
+    keeps, first_lane, behind_lane = integers[specific + 3], integers[specific + 4], integers[specific + 5]
     scale, dense_coefficient = compute(floats[0]), compute(floats[1])
+    limit = compute(floats[2 + num_terms]) if keeps == _KEEP_MAGNITUDES else compute(0)
     words = np.empty(_NUM_WORDS, np.uint32)
     lanes = words.view(np.uint16)
     z = np.empty(_NUM_VALUES, np.float32)
     acc = np.empty(_TILE, compute)
+    before = np.empty(_TILE, compute)
+    first_term = 1 if rounds else 0
     position = start
     while position < stop:
         _, _, offset, element, n = _place(integers, position, stop)
@@ -424,11 +446,21 @@ def _add(integers, floats, start, stop, storage, compute):
             for i in range(n):
                 acc[i] = acc[i] + dense_coefficient * summand[i]
         for term in range(num_terms):
-            skip = _values(z, words, element, n, _address(integers, term))
+            skip = _values(z, words, element, n, _address(integers, first_term + term))
             coefficient, values = compute(floats[2 + term]), z[skip : skip + n]
             for i in range(n):
                 acc[i] = acc[i] + coefficient * values[i]
-        skip = _lanes(words, element, n, _address(integers, num_terms)) if rounds else 0
+        if keeps != _KEEP_ALL:
+            _load(before, base[offset : offset + n], n, is_float16)
+        if keeps == _KEEP_LANES:
+            skip = _lanes(words, element, n, _address(integers, first_term + num_terms))
+            for i in range(n):
+                lane = lanes[skip + i]
+                acc[i] = acc[i] if first_lane <= lane and lane < behind_lane else before[i]
+        if keeps == _KEEP_MAGNITUDES:
+            for i in range(n):
+                acc[i] = acc[i] if abs(before[i]) <= limit else before[i]
+        skip = _lanes(words, element, n, _address(integers, 0)) if rounds else 0
         _store(out[offset : offset + n], acc, n, lanes[skip:], is_float16)
         position += n
 

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import functools
 import importlib
+import math
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 
@@ -18,8 +19,9 @@ from torch import Tensor
 
 from foretune.errors import UsageError
 from foretune.noise import reference
-from foretune.noise.address import Noise
+from foretune.noise.address import LowRankNoise, Noise
 from foretune.noise.layout import Layout, Window
+from foretune.noise.mask import LaneMask, Mask
 
 _HALF = (torch.float16, torch.bfloat16)
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -77,6 +79,7 @@ def add(
     rounding: Noise | None = None,
     rows: Tensor | None = None,
     window: Window | None = None,
+    mask: Mask | None = None,
 ) -> None:
     """Write a multiple of `base` plus multiples of noise tensors into `out`.
 
@@ -99,6 +102,7 @@ def add(
             written.
         window: `out` and `base` are this 2-D block of a larger matrix; elements are numbered as in that
             matrix.
+        mask: Elements it does not keep are copied from `base` as they are.
 
     Raises:
         UsageError: a dtype, shape, device or row is wrong, or `rounding` is missing.
@@ -116,8 +120,18 @@ def add(
         return
     rounding = rounding if out.dtype in _HALF else None
     flat = _flat(out, keep=rows is not None)
-    _backend(out).add(flat, base.contiguous().view(-1), layout, _rounded(scale, compute), dense, terms, rounding)
+    scale = _rounded(scale, compute)
+    _backend(out).add(flat, base.contiguous().view(-1), layout, scale, dense, terms, rounding, mask)
     _copy_back(out, flat)
+
+
+def kept(mask: Mask, base: Tensor) -> Tensor:
+    """Return which elements of `base` a mask keeps, bool, of its shape."""
+    if isinstance(mask, LaneMask):
+        lane = lanes(base.shape, mask.address, base.device)
+        return (lane >= mask.start) & (lane < mask.stop)
+    compute = torch.float64 if base.dtype == torch.float64 else torch.float32
+    return base.detach().to(compute).abs() <= _rounded(mask.limit, compute)
 
 
 def add_low_rank(
@@ -173,6 +187,26 @@ def add_low_rank(
     scale = _rounded(scale, compute)
     _backend(out).add_low_rank(flat, base.contiguous().view(-1), left, right, layout, scale, rounding)
     _copy_back(out, flat)
+
+
+def low_rank_factors(products: Sequence[tuple[float, LowRankNoise]], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the factors of ``sum_j c_j A_j B_j^T / sqrt(rank_j)`` as `add_low_rank` takes them.
+
+    Args:
+        products: Pairs of a coefficient and a noise matrix.
+        like: A tensor of that shape, seen as (shape[0], rest); the factors are on its device.
+    Returns:
+        left (m, R) and right (n, R), R the sum of all ranks, float32 (float64 for float64 tensors).
+    """
+    compute = torch.float64 if like.dtype == torch.float64 else torch.float32
+    m = like.shape[0]
+    ranks = [product.rank for _, product in products]
+    left, right = (torch.empty(sum(ranks), size, dtype=compute, device=like.device) for size in (m, like.numel() // m))
+    blocks = zip(products, left.split(ranks), right.split(ranks), strict=True)
+    for (coefficient, product), left_rows, right_rows in blocks:
+        fill(left_rows, product.left).mul_(coefficient / math.sqrt(product.rank))
+        fill(right_rows, product.right)
+    return left.T, right.T
 
 
 def _backend(tensor: Tensor) -> ModuleType:

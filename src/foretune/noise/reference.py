@@ -13,6 +13,7 @@ from torch import Tensor
 
 from foretune.noise.address import Law, Noise
 from foretune.noise.layout import Layout
+from foretune.noise.mask import LaneMask, Mask
 from foretune.noise.table import TABLE_SIZE, quantile_table
 
 LANES_PER_COUNTER = 8
@@ -88,15 +89,19 @@ def add(
     dense: tuple[float, Tensor] | None,
     terms: Sequence[tuple[float, Noise]],
     rounding: Noise | None,
+    mask: Mask | None,
 ) -> None:
     """See `foretune.noise.add`; flat contiguous tensors, coefficients rounded already and none of them 0."""
     out, base = (tensor.view(layout.num_rows, layout.row_length) for tensor in (out, base))
     for rows, columns, starts in _blocks(layout, out.device):
-        acc = _scaled(base[rows, columns], scale)
+        before = _scaled(base[rows, columns], 1.0)
+        acc = _scaled(before, scale)
         if dense is not None:
             acc = acc + dense[0] * dense[1].view(out.shape)[rows, columns]
         for coefficient, noise in terms:
             acc = acc + coefficient * values(starts, acc.shape[1], noise).to(acc.dtype)
+        if mask is not None:
+            acc = torch.where(_kept(mask, before, starts), acc, before)
         out[rows, columns] = _rounded(acc, out.dtype, starts, rounding)
 
 
@@ -164,6 +169,13 @@ def _blocks(layout: Layout, device: torch.device) -> Iterator[tuple[Tensor, slic
         for column in range(0, layout.row_length, _CHUNK):
             starts = (layout.row_start + some_rows) * layout.full_width + layout.col_start + column
             yield some_rows, slice(column, min(column + _CHUNK, layout.row_length)), starts
+
+
+def _kept(mask: Mask, before: Tensor, starts: Tensor) -> Tensor:
+    if isinstance(mask, LaneMask):
+        lane = lanes(starts, before.shape[1], mask.address)
+        return (lane >= mask.start) & (lane < mask.stop)
+    return before.abs() <= torch.tensor(mask.limit, dtype=before.dtype)
 
 
 def _scaled(base: Tensor, scale: float) -> Tensor:

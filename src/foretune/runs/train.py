@@ -58,7 +58,7 @@ def train(config: TrainConfig, callbacks: Sequence[TrainerCallback] = ()) -> dic
         JournalError: the run in the output folder cannot be continued with these settings.
     """
     config.check()
-    method = make_method(config.method["name"], config.method_options)
+    method = make_method(config.method["name"], config.method_options, total_steps=config.steps)
     output = Path(config.output)
     _check_output(output, config.resume)
     finished = output / RESULTS_NAME

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from foretune import noise
 from foretune.noise import Noise
 from foretune.types import AbstractSpace, Combination, Trainable
 
@@ -45,7 +44,7 @@ class Identity(AbstractSpace):
         rows: Tensor | None = None,
     ) -> None:
         """Write ``out = scale * base + vector`` in one pass."""
-        noise.add(out, base, scale=scale, noise=vector.noise, dense=vector.dense, rounding=rounding, rows=rows)
+        vector.add_to(out, base, scale=scale, rounding=rounding, rows=rows)
 
     def transport(self, trainable: Trainable, vector: Tensor, *, seed: int, old_epoch: int, new_epoch: int) -> Tensor:
         """Return `vector` itself."""

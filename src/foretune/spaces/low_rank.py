@@ -106,7 +106,7 @@ class LowRank(AbstractSpace):
         left = torch.zeros(
             self.coordinate_shape(trainable), dtype=trainable.compute_dtype, device=trainable.parameter.device
         )
-        noise.add(left, left, noise=vector.noise, dense=vector.dense)
+        vector.add_to(left, left)
         right = self.basis(trainable, seed=seed, epoch=epoch)
         noise.add_low_rank(out, base, left, right, scale=scale, rounding=rounding, rows=rows)
 

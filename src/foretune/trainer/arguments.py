@@ -104,7 +104,7 @@ class ZOTrainingArguments(TrainingArguments):
             if not (self.learning_rate >= 0 and math.isfinite(self.learning_rate)):
                 raise UsageError(f"learning_rate must be 0 or more and finite, got {self.learning_rate}.")
             options = {**options, "lr": self.learning_rate}
-        return make_method(self.method, options)
+        return make_method(self.method, options, total_steps=self.max_steps if self.max_steps > 0 else None)
 
     def _refuse_fixed(self) -> None:
         defaults = {setting.name: setting.default for setting in fields(self)}

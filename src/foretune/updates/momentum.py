@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 
-from foretune import noise
 from foretune.errors import IncompatibleError, UsageError
 from foretune.types import AbstractUpdate, Change, Combination, Parts, Trainable, UpdateContext
 from foretune.updates.decay import check_weight_decay, decay_factor
@@ -67,7 +66,7 @@ class Momentum(AbstractUpdate):
         if not self.decoupled and self.weight_decay and trainable.decays:
             theta = trainable.parameter.detach().to(trainable.compute_dtype)
             estimate += Combination(dense=(gain * self.weight_decay, theta))
-        noise.add(average, average, scale=self.beta, noise=estimate.noise, dense=estimate.dense)
+        estimate.accumulate_into(average, decay=self.beta, weight=trainable.parameter)
         scale = decay_factor(context, self.weight_decay) if self.decoupled else 1.0
         return Change(scale, Combination(dense=(-context.lr, average)))
 

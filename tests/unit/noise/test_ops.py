@@ -7,14 +7,19 @@ import torch
 
 from foretune.errors import UsageError
 from foretune.noise import (
+    LaneMask,
     Law,
+    LowRankNoise,
+    MagnitudeMask,
     Noise,
     Purpose,
     Window,
     add,
     add_low_rank,
     fill,
+    kept,
     lanes,
+    low_rank_factors,
     mix,
     stream_id,
     use_backend,
@@ -281,3 +286,67 @@ def test_bad_low_rank_arguments_are_named():
 def test_an_unknown_backend_is_refused():
     with pytest.raises(UsageError, match="Available: reference, numba"), use_backend("cuda"):
         pass
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mask", [LaneMask(GAUSSIAN, 9_000, 50_000), MagnitudeMask(0.5)], ids=["lanes", "magnitude"])
+def test_what_a_mask_does_not_keep_is_copied_from_the_base(dtype, mask):
+    base = sample((40, 50), dtype)
+    out, unmasked = torch.full_like(base, math.nan), torch.empty_like(base)
+    options = {"scale": 0.9, "noise": [(0.1, RADEMACHER)], "rounding": ROUNDING}
+    add(unmasked, base, **options)
+    add(out, base, mask=mask, **options)
+    keep = kept(mask, base)
+    assert 100 < int(keep.sum()) < 1900
+    assert same_bits(out, torch.where(keep, unmasked, base))
+
+
+def test_a_lane_mask_keeps_its_share_and_adjoining_ones_are_disjoint():
+    base = torch.empty(300, 1000)
+    share = 0.3
+    cut = round(share * 2**16)
+    below, above = kept(LaneMask(GAUSSIAN, 0, cut), base), kept(LaneMask(GAUSSIAN, cut, 2**16), base)
+    assert torch.equal(below, ~above)
+    assert abs(below.double().mean() - share) < 5 * math.sqrt(share * (1 - share) / base.numel())
+
+
+def test_a_magnitude_mask_compares_as_float32():
+    limit = 0.1  # its float32 is larger
+    base = torch.tensor([limit, -limit, 0.0, torch.finfo(torch.float32).max, math.nan])
+    assert kept(MagnitudeMask(limit), base).tolist() == [True, True, True, False, False]
+    assert kept(MagnitudeMask(limit), base.double()).tolist() == [False, False, True, False, False]
+
+
+@pytest.mark.parametrize("interval", [(-1, 5), (7, 5), (0, 65_537)])
+def test_a_lane_mask_without_an_interval_is_refused(interval):
+    with pytest.raises(UsageError, match=r"keeps \[start, stop\) within"):
+        LaneMask(GAUSSIAN, *interval)
+
+
+def test_low_rank_noise_is_its_formula():
+    products = [(0.5, LowRankNoise(7, STREAM, 2)), (-2.0, LowRankNoise(8, STREAM, 3))]
+    left, right = low_rank_factors(products, torch.empty(5, 2, 3, dtype=torch.float64))
+    expected = torch.zeros(5, 6, dtype=torch.float64)
+    for coefficient, product in products:
+        a = fill(torch.empty(product.rank, 5, dtype=torch.float64), Noise(product.key, STREAM, Purpose.LEFT))
+        b = fill(torch.empty(product.rank, 6, dtype=torch.float64), Noise(product.key, STREAM, Purpose.RIGHT))
+        expected += coefficient / math.sqrt(product.rank) * a.T @ b
+    torch.testing.assert_close(left @ right.T, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("rank", [1, 4])
+def test_low_rank_noise_has_uncorrelated_entries_of_unit_variance(rank):
+    """E[vec(E) vec(E)^T] = I for any rank, within 5 standard errors over 4,000 keys."""
+    samples = []
+    for key in range(4000):
+        left, right = low_rank_factors([(1.0, LowRankNoise(key, STREAM, rank))], torch.empty(2, 3, dtype=torch.float64))
+        samples.append((left @ right.T).flatten())
+    vectors = torch.stack(samples)
+    moments = vectors[:, :, None] * vectors[:, None, :]
+    error = moments.std(dim=0) / math.sqrt(len(samples))
+    assert ((moments.mean(dim=0) - torch.eye(6)).abs() <= 5 * error).all()
+
+
+def test_low_rank_noise_without_a_rank_is_refused():
+    with pytest.raises(UsageError, match="at least 1; found 0"):
+        LowRankNoise(0, STREAM, 0)
