@@ -30,6 +30,8 @@ from foretune.parameters import collect_trainables
 NORM_ELEMENTS = 24 * 768 + 2 * 768
 """Norm weights of an OPT-125M."""
 UPDATE_SCALE = 1e-5
+NUM_DRAWS = (1, 10, 100, 1000, 30_000)
+"""Roundings whose mean is compared. Next to a norm weight of 1.0 the update is 1/400 to 1/800 of the spacing."""
 ZO_EPS = 1e-3
 
 
@@ -138,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"1. cosine of the intended update ({UPDATE_SCALE:g} z) and the mean change of the weights, bfloat16")
     print(f"{'':<10}{'roundings':>10}{'ours':>10}{'plain':>10}")
     for name, parameter in model.named_parameters():
-        for num_draws in (1, 10) if quick else (1, 10, 100, 1000):
+        for num_draws in NUM_DRAWS[:2] if quick else NUM_DRAWS:
             ours, plain = update_cosines(parameter.detach(), num_draws)
             print(f"{name:<10}{num_draws:>10}{ours:>10.3f}{plain:>10.3f}")
 
