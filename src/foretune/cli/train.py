@@ -6,6 +6,7 @@ import dataclasses
 import re
 import typing
 from collections.abc import Sequence
+from typing import Any
 
 from foretune.cli.options import Options, find_value, read_config_file
 from foretune.runs.config import TrainConfig
@@ -32,21 +33,54 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
     Raises:
         UsageError: an unknown method, an unknown option, a value of the wrong type.
     """
-    from foretune.methods import METHODS, option_help
+    from foretune.composition import AXES, part_class
+    from foretune.methods import METHODS, make_method, option_help
 
-    arguments = [re.sub(r"^--method(?==|$)", "--method.name", argument) for argument in arguments]
+    arguments = [
+        re.sub(rf"^--({'|'.join(('method', *AXES))})(?==|$)", r"--\1.name", argument) for argument in arguments
+    ]
     path = find_value(arguments, "--config")
-    file = read_config_file(path) if path is not None else {}
-    if isinstance(file.get("method"), str):
-        file["method"] = {"name": file["method"]}
-    in_file = (file.get("method") or {}).get("name")
-    name = find_value(arguments, "--method.name") or in_file or DEFAULT_METHOD
+    file = _nested(read_config_file(path)) if path is not None else {}
+    name = _named("method", arguments, file) or DEFAULT_METHOD
 
     options = Options("train", "Tune a model on a task with forward passes only.", TrainConfig)
     options.add("config", str | None, None, "YAML file with any of these options; the command line wins.")
     options.add("method.name", str, DEFAULT_METHOD, "Method, also spelled --method NAME; see foretune methods.")
     recipe = METHODS.get(name)
-    texts, hints = option_help(recipe), typing.get_type_hints(recipe)
-    for setting in dataclasses.fields(recipe):
-        options.add(f"method.{setting.name}", hints[setting.name] | None, None, texts.get(setting.name, ""))
+    _add_settings(options, "method", recipe, option_help(recipe))
+    own_parts = make_method(name, {}).parts()
+    for axis in AXES:
+        chosen = _named(axis, arguments, file)
+        part = part_class(axis, chosen) if chosen is not None else type(getattr(own_parts, axis))
+        options.add(f"{axis}.name", str | None, None, f"Another {axis} for the method, also spelled --{axis} NAME.")
+        _add_settings(options, axis, part, option_help(part))
     return options.parse(arguments, file)
+
+
+def _nested(file: dict[str, Any]) -> dict[str, Any]:
+    """Bring the content of a file into one form: mappings with a name, changes of parts beside the method."""
+    from foretune.composition import AXES
+
+    file = {
+        key: {"name": value} if key in ("method", *AXES) and isinstance(value, str) else value
+        for key, value in file.items()
+    }
+    method = file.get("method")
+    if isinstance(method, dict):
+        file["method"] = {
+            name: value for name, value in method.items() if not (name in AXES and isinstance(value, dict))
+        }
+        file |= {name: value for name, value in method.items() if name not in file["method"]}
+    return file
+
+
+def _named(group: str, arguments: Sequence[str], file: dict[str, Any]) -> str | None:
+    """Return the name that the command line, or else the file, gives for a method or part."""
+    return find_value(arguments, f"--{group}.name") or (file.get(group) or {}).get("name")
+
+
+def _add_settings(options: Options, group: str, recipe: type, texts: dict[str, str]) -> None:
+    """Add an option for every setting of a method or part, without a default: what is not given stays its own."""
+    hints = typing.get_type_hints(recipe)
+    for setting in dataclasses.fields(recipe):
+        options.add(f"{group}.{setting.name}", hints[setting.name] | None, None, texts.get(setting.name, ""))

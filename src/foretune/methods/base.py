@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from foretune.composition import AXES, compose
 from foretune.engine import EngineName
 from foretune.errors import UsageError, near_misses
 from foretune.optimizer import Optimizer
@@ -82,6 +83,27 @@ class AbstractMethod(abc.ABC):
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class ComposedMethod(AbstractMethod):
+    """A method some of whose parts were replaced, or given other settings, by name.
+
+    Attributes:
+        method: The method.
+        changes: As in `foretune.composition.compose`.
+    """
+
+    method: AbstractMethod
+    changes: Mapping[str, Mapping[str, Any]]
+
+    def parts(self) -> Parts:
+        """Compose the method, then change its parts."""
+        return compose(self.method.parts(), self.changes)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the method's name and settings, and the changes by axis."""
+        return {**self.method.describe(), **{axis: dict(change) for axis, change in self.changes.items()}}
+
+
 METHODS: Registry[type[AbstractMethod]] = Registry("method", "foretune.methods")
 
 
@@ -95,25 +117,30 @@ def make_method(name: str, options: Mapping[str, Any], *, total_steps: int | Non
 
     Args:
         name: Registered name or alias.
-        options: Settings by name.
+        options: Settings by name. Under the name of an axis (space, direction, update, schedule) a mapping: another
+            part for it, or other settings of the method's own (see `foretune.composition`).
         total_steps: Length of the run, for recipes that have such a setting and are not given it.
     Raises:
         UsageError: unknown method or option (near misses suggested), or a setting out of range.
     """
     recipe = METHODS.get(name)
+    changes = {axis: options[axis] for axis in AXES if isinstance(options.get(axis), Mapping)}
+    options = {option: value for option, value in options.items() if option not in changes}
     known = [field.name for field in fields(recipe)]
     for option in options:
         if option not in known:
             raise UsageError(f"Method '{method_name(recipe)}' has no option {option!r}.{near_misses(option, known)}")
     if total_steps is not None and "total_steps" in known:
         options = {"total_steps": total_steps, **options}
-    method = recipe(**options)
+    method: AbstractMethod = recipe(**options)
+    if changes:
+        method = ComposedMethod(lr=method.lr, method=method, changes=changes)
     method.parts()
     return method
 
 
-def option_help(recipe: type[AbstractMethod]) -> dict[str, str]:
-    """Return what the recipe's docstring says about each setting, on one line."""
+def option_help(recipe: type) -> dict[str, str]:
+    """Return what the docstring of a method or part says about each setting, on one line."""
     from docstring_parser import parse
 
     return {entry.arg_name: " ".join((entry.description or "").split()) for entry in parse(recipe.__doc__ or "").params}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from foretune.composition import AXES
 from foretune.errors import UsageError
 
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
@@ -64,6 +65,10 @@ class TrainConfig(ModelConfig):
     """`foretune train`: tune a model on a task and evaluate it before and after."""
 
     method: dict[str, Any] = field(default_factory=lambda: {"name": "mezo"})
+    space: dict[str, Any] | None = None
+    direction: dict[str, Any] | None = None
+    update: dict[str, Any] | None = None
+    schedule: dict[str, Any] | None = None
     steps: int = _option(20_000, "Optimizer steps.")
     lr: float | None = _option(None, "Learning rate; default: the method's.")
     zo_eps: float | None = _option(None, "Perturbation scale; default: the method's.")
@@ -86,12 +91,16 @@ class TrainConfig(ModelConfig):
 
     @property
     def method_options(self) -> dict[str, Any]:
-        """The method's own settings that were given: `--method.*` and the general options it shares."""
+        """The method's own settings that were given: `--method.*`, the general options it shares, and changed parts."""
         shared = {name: getattr(self, name) for name in ("lr", "zo_eps", "num_directions")}
         own = {name: value for name, value in self.method.items() if name != "name" and value is not None}
         for name, value in shared.items():
             if value is not None and own.setdefault(name, value) != value:
                 raise UsageError(f"--{name.replace('_', '-')} {value} contradicts --method.{name} {own[name]}.")
+        for axis in AXES:
+            change = {name: value for name, value in (getattr(self, axis) or {}).items() if value is not None}
+            if change:
+                own[axis] = change
         return own
 
     @property

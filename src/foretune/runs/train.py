@@ -17,6 +17,7 @@ import yaml
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback
 
+from foretune.composition import AXES
 from foretune.errors import UsageError
 from foretune.evaluation import evaluate_classification
 from foretune.journal import check_header
@@ -156,7 +157,7 @@ def train(config: TrainConfig, callbacks: Sequence[TrainerCallback] = ()) -> dic
 def _resolve(config: TrainConfig, method: AbstractMethod, dtype: str) -> dict[str, Any]:
     """Return every setting as it takes effect; the options a method shares stand under `method` only."""
     resolved = {**asdict(config), "method": method.describe(), "eval_steps": config.resolved_eval_steps, "dtype": dtype}
-    for shared in ("lr", "zo_eps", "num_directions"):
+    for shared in ("lr", "zo_eps", "num_directions", *AXES):
         del resolved[shared]
     return resolved
 

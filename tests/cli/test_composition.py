@@ -1,0 +1,67 @@
+"""Parts of a method replaced from the command line: run, resolved, resumed and replayed as any other."""
+
+import json
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from foretune.cli.main import main
+
+CHANGED = [
+    "--method",
+    "lozo",
+    "--method.rank",
+    "3",
+    "--update",
+    "momentum",
+    "--update.beta",
+    "0.5",
+    "--space.interval",
+    "2",
+]
+
+
+def test_a_composed_run_is_recorded_and_replayed(train_words, tmp_path):
+    run = tmp_path / "run"
+    assert main([*train_words, *CHANGED]) == 0
+    method = json.loads((run / "results.json").read_text())["config"]["method"]
+    assert (method["name"], method["rank"]) == ("lozo", 3)
+    assert method["update"] == {"name": "momentum", "beta": 0.5}
+    assert method["space"] == {"interval": 2}
+    assert main(["replay", str(run), "--output", str(tmp_path / "rebuilt"), "--device", "cpu"]) == 0
+    final, rebuilt = (load_file(tmp_path / folder / "model.safetensors") for folder in ("run/final", "rebuilt"))
+    assert all((final[name] == rebuilt[name]).all() for name in final)
+
+
+def test_its_resolved_configuration_starts_the_same_run(train_words, tmp_path):
+    assert main([*train_words, *CHANGED]) == 0
+    first = tmp_path / "run"
+    again = tmp_path / "again"
+    words = ["train", "--config", str(first / "config.yaml"), "--output", str(again)]
+    assert main(words) == 0
+    assert (
+        yaml.safe_load((first / "config.yaml").read_text())["method"]
+        == (yaml.safe_load((again / "config.yaml").read_text())["method"])
+    )
+    assert (first / "metrics.jsonl").read_text() == (again / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--space", "lowrank"], "Unknown space 'lowrank'. Did you mean: low_rank?"),
+        (
+            ["--update", "momentum", "--update.betta", "1"],
+            "Unknown option --update.betta of this update. Did you mean: --update.beta",
+        ),
+        (["--space.rank", "3"], "Unknown option --space.rank of this space."),
+        (["--update", "momentum", "--update.beta", "1.5"], "beta must be in [0, 1), got 1.5."),
+    ],
+)
+def test_what_cannot_be_composed_is_refused_in_one_line(train_words, tmp_path, capsys, words, message):
+    assert main([*train_words, *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
