@@ -271,7 +271,9 @@ class Optimizer(torch.optim.Optimizer):
                 transport = partial(
                     space.transport, member.trainable, seed=self.seed, old_epoch=state.epoch, new_epoch=epoch
                 )
-                state.tensors, state.epoch = self.parts.update.refresh(state.tensors, transport), epoch
+                own = self.parts.direction.refresh(state.tensors, transport)
+                rest = {name: tensor for name, tensor in state.tensors.items() if name not in own}
+                state.tensors, state.epoch = {**self.parts.update.refresh(rest, transport), **own}, epoch
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -411,13 +413,7 @@ class Optimizer(torch.optim.Optimizer):
     @property
     def state_bytes(self) -> int:
         """Bytes of optimizer state the method keeps between steps, as its parts declare them."""
-        total = 0
-        for trainable in self.trainables:
-            shape = self.parts.space.coordinate_shape(trainable)
-            count = sum(part.num_state_elements(trainable, shape) for part in (self.parts.update, self.parts.direction))
-            count += self.parts.space.num_state_elements(trainable)
-            total += count * trainable.compute_dtype.itemsize
-        return total
+        return state_bytes(self.parts, self.trainables)
 
     def state_dict(self) -> dict[str, Any]:
         """Return step counters, settings and state tensors (by parameter name, in their own dtype)."""
@@ -458,6 +454,16 @@ class Optimizer(torch.optim.Optimizer):
             device = trainable.parameter.device
             state.tensors = {name: tensor.to(device, copy=True) for name, tensor in saved["tensors"].items()}
         self._moved, self._pending = [], None
+
+
+def state_bytes(parts: Parts, trainables: Sequence[Trainable]) -> int:
+    """Return the bytes of state that these parts keep between steps for these tensors, as they declare them."""
+    total = 0
+    for trainable in trainables:
+        shape = parts.space.coordinate_shape(trainable)
+        count = sum(part.num_state_elements(trainable, shape) for part in (parts.update, parts.direction))
+        total += (count + parts.space.num_state_elements(trainable)) * trainable.compute_dtype.itemsize
+    return total
 
 
 def _split(blocks: Sequence[Block], scalars: tuple[float, ...]) -> list[tuple[Block, tuple[float, ...]]]:

@@ -65,6 +65,18 @@ def test_methods_lists_and_describes(capsys):
     assert "--method.zo_eps" in capsys.readouterr().out
 
 
+def test_methods_counts_the_state_on_a_model(tiny_model, capsys):
+    """lozo_m keeps rank numbers a row and every vector: counted here from the model itself."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    expected = sum(p.shape[0] * (2 if p.dim() == 2 else 1) * 4 for p in model.parameters())
+    assert main(["methods", "lozo_m", "--model", str(tiny_model)]) == 0
+    assert f"Optimizer state: {expected / 1e6:.1f} MB" in capsys.readouterr().out
+    assert main(["methods", "--model", str(tiny_model / "missing")]) == 2
+    assert "there is no such folder" in capsys.readouterr().err
+
+
 def test_env_names_versions(capsys):
     import torch
 

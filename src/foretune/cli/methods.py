@@ -2,30 +2,82 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from foretune.errors import UsageError
+from foretune.cli.options import Options
+
+if TYPE_CHECKING:
+    from foretune.catalogue import Entry
+
+
+@dataclass(kw_only=True)
+class MethodsConfig:
+    """`foretune methods`: what is shown."""
+
+    name: str | None = field(default=None, metadata={"help": "Method to show; default: all of them."})
+    model: str | None = field(
+        default=None, metadata={"help": "Model (folder or hub id) for which optimizer state is counted, full tuning."}
+    )
+    revision: str | None = field(default=None, metadata={"help": "Revision of a hub model."})
 
 
 def run(arguments: Sequence[str]) -> None:
     """List the methods, or describe the one that is named."""
-    from foretune.cli.display import print_table
-    from foretune.methods import METHODS, option_help
+    words = list(arguments)
+    name = words.pop(0) if words and not words[0].startswith("-") else None
+    options = Options("methods", "List the methods, or show one: foretune methods NAME.", MethodsConfig)
+    config = options.parse([*words, *(["--name", name] if name is not None else [])])
 
-    if {"-h", "--help"} & set(arguments):
-        print("usage: foretune methods [NAME]")
-        return
-    if len(arguments) > 1:
-        raise UsageError(f"foretune methods takes one name, got {len(arguments)}.")
-    if not arguments:
-        rows = [(name, METHODS.get(name).class_name, METHODS.get(name).paper) for name in METHODS]
-        print_table("Methods", ("name", "class", "paper"), rows)
-        return
-    recipe = METHODS.get(arguments[0])
-    texts = option_help(recipe)
-    print(inspect.cleandoc(recipe.__doc__ or "").split("\nArgs:")[0].rstrip())
-    rows = [(f"--method.{f.name}", str(f.default), texts.get(f.name, "")) for f in dataclasses.fields(recipe)]
-    print_table(f"Options of {arguments[0]}", ("option", "default", "meaning"), rows)
-    print(f"Paper: {recipe.paper}")
+    from foretune import catalogue
+
+    states = _states(config) if config.model else {}
+    if config.name is None:
+        _print_list(catalogue.entries(), states)
+    else:
+        _print_method(catalogue.entry(config.name), states)
+
+
+def _states(config: MethodsConfig) -> dict[str, int]:
+    """Return the bytes of optimizer state of every method on the model."""
+    from foretune import catalogue
+    from foretune.methods import METHODS, make_method
+    from foretune.optimizer import state_bytes
+    from foretune.runs.loading import check_model_path
+
+    check_model_path(config.model or "")
+    trainables = catalogue.trainables_of(config.model or "", revision=config.revision)
+    return {
+        name: state_bytes(make_method(name, {}, total_steps=catalogue.TYPICAL_STEPS).parts(), trainables)
+        for name in METHODS
+        if "full" in METHODS.get(name).schemes
+    }
+
+
+def _print_list(entries: Sequence[Entry], states: dict[str, int]) -> None:
+    from foretune.cli.display import print_table
+
+    columns = ["name", "family", "forwards a step", *(["state, MB"] if states else []), "lr", "zo_eps", "paper"]
+    rows = []
+    for entry in entries:
+        defaults = {option.name: option.default for option in entry.options}
+        state = [f"{states[entry.name] / 1e6:.1f}" if entry.name in states else "-"] if states else []
+        figures = [str(entry.num_forwards), *state, defaults["lr"], defaults.get("zo_eps", "-")]
+        rows.append((entry.name, entry.family, *figures, entry.paper))
+    print_table("Methods (foretune methods NAME shows one)", columns, rows)
+
+
+def _print_method(entry: Entry, states: dict[str, int]) -> None:
+    from foretune.cli.display import print_table
+
+    print(entry.description)
+    print()
+    rows = [(f"--method.{option.name}", option.default, option.meaning) for option in entry.options]
+    print_table(f"Options of {entry.name}", ("option", "default", "meaning"), rows)
+    also = f", also spelled {', '.join(entry.aliases)}" if entry.aliases else ""
+    print(f"Name: {entry.name}{also}; in Python foretune.{entry.class_name}; tuning: {', '.join(entry.schemes)}")
+    if entry.name in states:
+        print(f"Optimizer state: {states[entry.name] / 1e6:.1f} MB")
+    print(f"Paper: {entry.paper}")
+    print(entry.notes)

@@ -1,0 +1,140 @@
+"""What there is to say about each method, read off its recipe: for `foretune methods` and docs/methods.md."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
+
+import torch
+from torch import nn
+
+from foretune.errors import UsageError
+from foretune.methods import METHODS, make_method, option_help
+from foretune.parameters import collect_trainables
+from foretune.types import Parts, Trainable
+
+TYPICAL_STEPS = 20_000
+"""Length of a run for settings that depend on it: the published one."""
+_SECTION = re.compile(r"^(Args|Attributes|Raises|References|Returns):$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A setting of a method: its name, default as text, and meaning."""
+
+    name: str
+    default: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A method as the catalogue shows it.
+
+    Attributes:
+        name: Registered name.
+        class_name: Name of the optimizer class.
+        aliases: Spellings of published code that are understood.
+        family: Heading it stands under.
+        paper: Title and arXiv number.
+        schemes: Tuning schemes it is defined for.
+        num_forwards: Loss evaluations per step with the default settings (a block-wise schedule not counted).
+        summary: What it is, in a sentence.
+        description: What it is, its equations and costs.
+        notes: References, and how it differs from published code.
+        options: Its settings.
+    """
+
+    name: str
+    class_name: str
+    aliases: tuple[str, ...]
+    family: str
+    paper: str
+    schemes: tuple[str, ...]
+    num_forwards: int
+    summary: str
+    description: str
+    notes: str
+    options: tuple[Option, ...]
+
+
+def entries() -> list[Entry]:
+    """Return every method, by family and name."""
+    return sorted((entry(name) for name in METHODS), key=lambda method: (method.family, method.name))
+
+
+def entry(name: str) -> Entry:
+    """Return one method.
+
+    Raises:
+        UsageError: no such method; near misses are suggested.
+    """
+    recipe = METHODS.get(name)
+    text = inspect.cleandoc(recipe.__doc__ or "")
+    description, sections = _sections(text)
+    texts = option_help(recipe)
+    options = tuple(Option(field.name, _default(field), texts.get(field.name, "")) for field in fields(recipe))
+    canonical = next(known for known in METHODS if METHODS.get(known) is recipe)
+    return Entry(
+        name=canonical,
+        class_name=recipe.class_name,
+        aliases=METHODS.aliases(canonical),
+        family=recipe.family,
+        paper=recipe.paper,
+        schemes=recipe.schemes,
+        num_forwards=num_forwards(make_method(name, {}, total_steps=TYPICAL_STEPS).parts(), _adapter_pair()),
+        summary=" ".join(description.split("\n\n")[0].split()),
+        description=description,
+        notes=sections.get("References", ""),
+        options=options,
+    )
+
+
+def num_forwards(parts: Parts, trainables: Sequence[Trainable]) -> int:
+    """Return the loss evaluations of a method's first step on these tensors."""
+    blocks = parts.schedule.blocks(0, trainables, seed=0)
+    return len(blocks) * (parts.estimator.num_forwards + parts.update.num_trials)
+
+
+def trainables_of(model: str, *, revision: str | None = None) -> tuple[Trainable, ...]:
+    """Return the tensors of a model under full tuning without loading its weights: shapes on the meta device.
+
+    Args:
+        model: A local folder or a hub id; its configuration is read.
+        revision: Of a hub model.
+    Raises:
+        UsageError: there is no such model, or it is no causal language model.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(model, revision=revision)
+        with torch.device("meta"):
+            empty = AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(f"--model {model}: cannot read its configuration: {reason}") from error
+    return collect_trainables(empty, shapes_only=True)
+
+
+def _adapter_pair() -> tuple[Trainable, ...]:
+    """The tensors of one LoRA adapter: every method has a step on them."""
+    shapes = {"lora_A": (2, 3), "lora_B": (3, 2)}
+    return collect_trainables(nn.ParameterDict({name: nn.Parameter(torch.zeros(s)) for name, s in shapes.items()}))
+
+
+def _sections(text: str) -> tuple[str, dict[str, str]]:
+    """Split a docstring into what stands before its sections, and these."""
+    description, *rest = _SECTION.split(text)
+    names, bodies = rest[::2], rest[1::2]
+    return description.rstrip(), {name: inspect.cleandoc(body) for name, body in zip(names, bodies, strict=True)}
+
+
+def _default(field: Any) -> str:
+    value = field.default
+    if value is MISSING:
+        value = field.default_factory()
+    return "-" if value is None else str(value)
