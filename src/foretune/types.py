@@ -19,7 +19,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -360,6 +360,9 @@ class AbstractSpace(AbstractPart):
 class AbstractDirection(AbstractPart):
     """How a coordinate vector is drawn."""
 
+    part_names: ClassVar[tuple[str, ...]] = ()
+    """Names in `Draw.parts`, for update rules that need them (a tensor may be drawn without any)."""
+
     @abc.abstractmethod
     def draw(
         self, trainable: Trainable, state: TensorState, *, key: int, step: int, coordinate_shape: tuple[int, ...]
@@ -386,9 +389,16 @@ class AbstractDirection(AbstractPart):
         """Numbers the direction itself keeps between steps for this tensor."""
         return 0
 
+    def refresh(self, tensors: Mapping[str, Tensor], transport: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """Return the direction's own state (those of `tensors` that it keeps), expressed in a new basis."""
+        return {}
+
 
 class AbstractEstimator(AbstractPart):
     """Which losses give which scalars."""
+
+    measures_curvature: ClassVar[bool] = False
+    """Whether the last scalar is the second derivative of the loss along the one direction."""
 
     @property
     @abc.abstractmethod
@@ -441,7 +451,7 @@ class AbstractUpdate(AbstractPart):
         """Numbers the rule keeps between steps for this tensor."""
 
     def refresh(self, tensors: Mapping[str, Tensor], transport: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """Express a tensor's state in a new basis, given the space's map for vectors of coordinates.
+        """Express the rule's state of a tensor in a new basis, given the space's map for vectors of coordinates.
 
         State that is no vector (second moments) has to override this.
         """
