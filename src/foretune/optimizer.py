@@ -214,6 +214,12 @@ class Optimizer(torch.optim.Optimizer):
             found = Estimate((*found.scalars, *decision), found.loss)
         return found
 
+    def projected_grads(self, record: StepRecord) -> tuple[float, ...]:
+        """Return the slopes along directions among a record's scalars, for logs."""
+        estimator = self.parts.estimator
+        shares = _split(self._blocks(record.step), record.scalars)
+        return tuple(g for _, scalars in shares for g in estimator.projected_grads(self._without_decision(scalars)[0]))
+
     def recall(self, record: StepRecord) -> None:
         """Take a recorded step in place of an `estimate`: `step()` makes its update and journals nothing.
 

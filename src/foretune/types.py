@@ -42,6 +42,9 @@ class Trainable:
         matrix_shape: ``(m, n)`` if low-rank methods treat it as a matrix (tensors of 3 and more dimensions are
             viewed as ``(shape[0], rest)``), None for a vector (at most one dimension longer than 1).
         decays: Whether weight decay applies (at least 2 dimensions, no bias, no norm weight).
+        num_views: How many matrices of one shape lie side by side in this one, as ``num_views`` blocks of
+            columns. Low-rank methods see each of them apart: a prefix tensor holds a key and a value per layer.
+        is_adapter: Whether the tensor belongs to an adapter (LoRA, a prefix, a prompt), not to the model proper.
     """
 
     name: str
@@ -49,6 +52,8 @@ class Trainable:
     stream: int
     matrix_shape: tuple[int, int] | None
     decays: bool
+    num_views: int = 1
+    is_adapter: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -417,6 +422,10 @@ class AbstractEstimator(AbstractPart):
     @abc.abstractmethod
     def weights(self, scalars: tuple[float, ...]) -> tuple[float, ...]:
         """Return the weight of each direction in the gradient estimate, shape (num_directions,)."""
+
+    def projected_grads(self, scalars: tuple[float, ...]) -> tuple[float, ...]:
+        """Return those of a block's scalars that are slopes along directions, for logs; here all of them."""
+        return scalars
 
     @property
     @abc.abstractmethod

@@ -66,17 +66,20 @@ class _ProgressCallback(TrainerCallback):
         self._task = self._bar.add_task("steps", total=state.max_steps, completed=state.global_step, figures="")
 
     def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
-        record = getattr(optimizer, "optimizer", optimizer).last_record
+        optimizer = getattr(optimizer, "optimizer", optimizer)
+        record = optimizer.last_record
         self._losses.append(record.loss)
-        self._differences += [2 * record.zo_eps * scalar for scalar in record.scalars]
+        self._differences += [2 * record.zo_eps * slope for slope in optimizer.projected_grads(record)]
         self._bar.update(self._task, completed=state.global_step, figures=self._figures())
 
     def _figures(self) -> str:
         loss = sum(self._losses) / len(self._losses)
+        speed = self._bar.tasks[self._task].speed or 0.0 if self._task is not None else 0.0
+        if not any(self._differences):  # a method without finite differences, or a loss that does not move
+            return f"loss {loss:.4f}  {speed:.1f} steps/s"
         difference = math.sqrt(sum(value * value for value in self._differences) / len(self._differences))
         # the signal is the loss difference; below, a float32 loss cannot tell it from rounding
         signal = difference / (abs(loss) * FLOAT32_RESOLUTION) if loss else 0.0
-        speed = self._bar.tasks[self._task].speed or 0.0 if self._task is not None else 0.0
         return f"loss {loss:.4f}  signal/rounding {signal:.0f}  {speed:.1f} steps/s"
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:

@@ -150,6 +150,7 @@ class ZOTrainer(Trainer):
         self._metrics_log = MetricsLog(
             self._output_dir / METRICS_NAME,
             max(1, int(self.state.logging_steps)),
+            self.zo_optimizer.projected_grads,
             self._history.records,
         )
 
@@ -165,7 +166,7 @@ class ZOTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the projected gradient to the training log, and the loss in full precision."""
         if "loss" in logs and self._unlogged:
-            logs |= log_line(self._unlogged)
+            logs |= log_line(self._unlogged, self.zo_optimizer.projected_grads)
             self._unlogged = []
         super().log(logs, start_time)
 

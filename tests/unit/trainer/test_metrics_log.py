@@ -11,8 +11,16 @@ def step(number: int, loss: float, *scalars: float, accepted: bool = True) -> St
     return StepRecord(number, scalars, loss, lr=0.1 * (number + 1), zo_eps=1e-3, accepted=accepted)
 
 
+def all_scalars(record: StepRecord) -> tuple[float, ...]:
+    return record.scalars
+
+
+def test_a_method_without_slopes_logs_none():
+    assert "projected_grad_rms" not in log_line([step(0, 1.0, 3.0)], lambda record: ())
+
+
 def test_log_line_is_the_mean_of_its_steps():
-    line = log_line([step(0, 1.0, 3.0, 1.0), step(1, 2.0, -1.0, 5.0, accepted=False)])
+    line = log_line([step(0, 1.0, 3.0, 1.0), step(1, 2.0, -1.0, 5.0, accepted=False)], all_scalars)
     assert line == {
         "loss": 1.5,
         "projected_grad_rms": 3.0,
@@ -23,7 +31,7 @@ def test_log_line_is_the_mean_of_its_steps():
 
 
 def test_a_line_every_interval_and_for_every_evaluation(tmp_path):
-    log = MetricsLog(tmp_path / "log", 2)
+    log = MetricsLog(tmp_path / "log", 2, all_scalars)
     for record in (
         step(0, 1.0, 1.0),
         EvaluationRecord(1, {"eval_loss": 0.5}),
@@ -41,18 +49,18 @@ def test_a_line_every_interval_and_for_every_evaluation(tmp_path):
 def test_file_is_a_function_of_the_records(tmp_path):
     records = [step(number, number / 3, number**0.5) for number in range(7)]
     records.insert(3, EvaluationRecord(3, {"eval_loss": 1 / 3}))
-    live = MetricsLog(tmp_path / "live", 3)
+    live = MetricsLog(tmp_path / "live", 3, all_scalars)
     for record in records:
         live.add(record)
     (tmp_path / "rebuilt").write_text('{"step": 1, "torn')
-    rebuilt = MetricsLog(tmp_path / "rebuilt", 3, records[:5])
+    rebuilt = MetricsLog(tmp_path / "rebuilt", 3, all_scalars, records[:5])
     for record in records[5:]:
         rebuilt.add(record)
     assert (tmp_path / "rebuilt").read_bytes() == (tmp_path / "live").read_bytes()
 
 
 def test_a_loss_that_is_not_finite_is_null(tmp_path):
-    log = MetricsLog(tmp_path / "log", 1)
+    log = MetricsLog(tmp_path / "log", 1, all_scalars)
     log.add(step(0, math.nan, 0.0, accepted=False))
     line = json.loads((tmp_path / "log").read_text(), parse_constant=lambda name: 1 / 0)
     assert line["loss"] is None
