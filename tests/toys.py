@@ -18,7 +18,7 @@ class Quadratic(nn.Module):
     """f(theta) = 1/2 (theta - target)^T A (theta - target), A positive definite, over all tensors jointly.
 
     Args:
-        shapes: Name and shape of each tensor, in registration order.
+        shapes: Name and shape of each tensor, in registration order; dots part the modules it sits in.
         seed: Of A, target and start, which do not depend on the registration order.
     """
 
@@ -31,7 +31,7 @@ class Quadratic(nn.Module):
         self.register_buffer("target", torch.randn(size, generator=generator, dtype=torch.float64))
         for name in sorted(shapes):
             start = torch.randn(shapes[name], generator=generator, dtype=torch.float64)
-            self.register_parameter(name, nn.Parameter(start))
+            _register(self, name, nn.Parameter(start))
 
     def flat(self) -> Tensor:
         """theta, shape (d,), tensors in the order of their names."""
@@ -46,6 +46,16 @@ class Quadratic(nn.Module):
     def gradient(self) -> Tensor:
         """A (theta - target), shape (d,)."""
         return self.hessian @ (self.flat() - self.target)
+
+
+def _register(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    """Give a model a parameter of this dotted name, in modules that only hold others."""
+    *path, own_name = name.split(".")
+    for part in path:
+        if not hasattr(model, part):
+            model.add_module(part, nn.Module())
+        model = getattr(model, part)
+    model.register_parameter(own_name, parameter)
 
 
 class Regression(nn.Module):

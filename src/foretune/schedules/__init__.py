@@ -1,5 +1,6 @@
 """Which tensors move at which step."""
 
+from foretune.schedules.module_blocks import ModuleBlocks
 from foretune.schedules.whole import Whole
 
-__all__ = ["Whole"]
+__all__ = ["ModuleBlocks", "Whole"]
