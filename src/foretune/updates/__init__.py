@@ -1,6 +1,7 @@
 """How an estimate becomes a step."""
 
+from foretune.updates.adam import Adam
 from foretune.updates.momentum import Momentum
 from foretune.updates.sgd import SGD
 
-__all__ = ["SGD", "Momentum"]
+__all__ = ["SGD", "Adam", "Momentum"]

@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
-from foretune.errors import IncompatibleError, UsageError
+from foretune.errors import UsageError
 from foretune.types import AbstractUpdate, Change, Combination, Parts, Trainable, UpdateContext
-from foretune.updates.decay import check_weight_decay, decay_factor
+from foretune.updates.decay import check_coupled_decay, check_weight_decay, decay_factor, decayed_estimate
+from foretune.updates.state import state_tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,30 +42,18 @@ class Momentum(AbstractUpdate):
 
     def check(self, parts: Parts, trainables: Sequence[Trainable]) -> None:
         """Refuse coupled decay in a space whose coordinates are not the weights."""
-        if self.decoupled or self.weight_decay == 0:
-            return
-        lifted = next((t.name for t in trainables if t.decays and parts.space.lifts(t)), None)
-        if lifted is not None:
-            raise IncompatibleError(
-                f"Coupled weight decay cannot be combined with {type(parts.space).__name__}: the momentum of "
-                f"'{lifted}' is kept in coordinates that cannot hold weight_decay * theta. Use decoupled=True."
-            )
+        check_coupled_decay(self._coupled_decay, parts, trainables)
+
+    @property
+    def _coupled_decay(self) -> float:
+        return 0.0 if self.decoupled else self.weight_decay
 
     def apply(self, context: UpdateContext) -> Change:
         """Advance N and return the change."""
-        trainable, state = context.member.trainable, context.state
-        average = state.tensors.get("momentum")
-        if average is None:
-            average = torch.zeros(
-                context.coordinate_shape, dtype=trainable.compute_dtype, device=trainable.parameter.device
-            )
-            state.tensors["momentum"] = average
-        gain = 1.0 if state.num_updates == 0 else 1.0 - self.beta
-        estimate = context.estimate.scaled(gain)
-        if not self.decoupled and self.weight_decay and trainable.decays:
-            theta = trainable.parameter.detach().to(trainable.compute_dtype)
-            estimate += Combination(dense=(gain * self.weight_decay, theta))
-        estimate.accumulate_into(average, decay=self.beta, weight=trainable.parameter)
+        average = state_tensor(context, "momentum")
+        gain = 1.0 if context.state.num_updates == 0 else 1.0 - self.beta
+        estimate = decayed_estimate(context, self._coupled_decay).scaled(gain)
+        estimate.accumulate_into(average, decay=self.beta, weight=context.member.trainable.parameter)
         scale = decay_factor(context, self.weight_decay) if self.decoupled else 1.0
         return Change(scale, Combination(dense=(-context.lr, average)))
 

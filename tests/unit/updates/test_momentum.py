@@ -78,7 +78,7 @@ def test_coupled_decay_in_a_low_rank_space_is_refused_by_name() -> None:
     def build(**options: object) -> Optimizer:
         return Optimizer(Net(), space=LowRank(), estimator=TwoSided(), update=Momentum(**options), lr=0.1)
 
-    with pytest.raises(IncompatibleError, match=r"LowRank: the momentum of 'first\.weight'.*decoupled=True"):
+    with pytest.raises(IncompatibleError, match=r"LowRank: the state of 'first\.weight'.*decoupled=True"):
         build(weight_decay=0.1, decoupled=False)
     build(weight_decay=0.1)
     build(decoupled=False)
