@@ -273,11 +273,12 @@ class Optimizer(torch.optim.Optimizer):
         epoch = space.epoch(self.num_steps)
         for member in block.members:
             state = self.tensor_states[member.trainable]
-            if state.tensors and state.epoch != epoch:
+            fixed = {name: tensor for name, tensor in state.tensors.items() if name in space.state_names}
+            if len(state.tensors) > len(fixed) and state.epoch != epoch:
                 transport = partial(
                     space.transport, member.trainable, seed=self.seed, old_epoch=state.epoch, new_epoch=epoch
                 )
-                own = self.parts.direction.refresh(state.tensors, transport)
+                own = {**self.parts.direction.refresh(state.tensors, transport), **fixed}
                 rest = {name: tensor for name, tensor in state.tensors.items() if name not in own}
                 state.tensors, state.epoch = {**self.parts.update.refresh(rest, transport), **own}, epoch
 

@@ -307,6 +307,11 @@ class AbstractPart(abc.ABC):  # noqa: B024
 class AbstractSpace(AbstractPart):
     """Along which coordinates may a tensor move."""
 
+    masks: ClassVar[bool] = False
+    """Whether `mask` leaves entries out."""
+    state_names: ClassVar[tuple[str, ...]] = ()
+    """Names of what the space itself keeps in the states: facts about an epoch, never transported."""
+
     @abc.abstractmethod
     def coordinate_shape(self, trainable: Trainable) -> tuple[int, ...]:
         """Shape of a coordinate vector of this tensor."""

@@ -2,5 +2,6 @@
 
 from foretune.spaces.identity import Identity
 from foretune.spaces.low_rank import LowRank
+from foretune.spaces.masked import Masked
 
-__all__ = ["Identity", "LowRank"]
+__all__ = ["Identity", "LowRank", "Masked"]
