@@ -1,9 +1,10 @@
-"""TrainingArguments with a zeroth-order method."""
+"""TrainingArguments with a method."""
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -18,14 +19,9 @@ _FEEDBACK_SCHEDULERS = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
 
 # Settings of transformers that must keep their default, and why.
 _FIXED = {
-    "max_grad_norm": "there is no gradient to clip",
     "logging_nan_inf_filter": "it would hide non-finite losses",
-    "fp16": "it scales gradients, of which there are none; load the model in float16 instead",
     "weight_decay": "the method decays the weights; give it in method_options",
     "optim": "the method is the optimizer; give its name as method",
-    "gradient_checkpointing": "there is no backward pass to save memory for",
-    "activation_checkpointing": "there is no backward pass to save memory for",
-    "neftune_noise_alpha": "losses are measured in eval mode, in which it is off",
     "torch_compile": "it would compile after the engine is chosen; compile the model yourself",
     "auto_find_batch_size": "another batch size is another run",
     "deepspeed": "distributed runs are not supported yet",
@@ -34,38 +30,36 @@ _FIXED = {
     "ignore_data_skip": "a resumed run would see other rows",
     "restore_callback_states_from_checkpoint": "a resumed run would stop at another step",
 }
+_FIXED_WITHOUT_GRADIENT = {
+    "max_grad_norm": "there is no gradient to clip",
+    "fp16": "it scales gradients, of which there are none; load the model in float16 instead",
+    "gradient_checkpointing": "there is no backward pass to save memory for",
+    "activation_checkpointing": "there is no backward pass to save memory for",
+    "neftune_noise_alpha": "losses are measured in eval mode, in which it is off",
+}
 
 
 @dataclass
-class ZOTrainingArguments(TrainingArguments):
-    """Arguments of a zeroth-order run; everything else is as in transformers.
+class RunArguments(TrainingArguments):
+    """What the arguments of all runs share; everything else is as in transformers.
 
     What differs: `learning_rate` defaults to the method's, the schedule is constant, the order of the rows
     follows from `seed` (or `data_seed`) alone, callbacks that hold state are restored on resume, one device
     is used.
-
-    Args:
-        method: Name of the method; see `foretune methods`.
-        method_options: Settings of the method (zo_eps, num_directions, rank, ...), except its lr; a JSON
-            string on a command line.
-        engine: How perturbed losses are evaluated: auto, layerwise or in_place.
-    Raises:
-        UsageError: an unknown method, option or engine; a value out of range; a setting of transformers that
-            has no effect or no exact resume here.
     """
 
     # pyrefly: ignore[bad-override]
     _VALID_DICT_FIELDS: ClassVar = [*TrainingArguments._VALID_DICT_FIELDS, "method_options"]
+    _kind: ClassVar[str]
+    _fixed: ClassVar[Mapping[str, str]]
 
-    method: str = field(default="mezo", metadata={"help": "Zeroth-order method."})
+    method: str = field(default="", metadata={"help": "Method."})
     method_options: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Settings of the method, as JSON on a command line."}
     )
-    engine: EngineName = field(default="auto", metadata={"help": "auto, layerwise or in_place."})
     # pyrefly: ignore[bad-override-mutable-attribute]
     learning_rate: float | None = field(default=None, metadata={"help": "Learning rate; default: the method's."})
     lr_scheduler_type: SchedulerType | str = field(default="constant", metadata={"help": "Schedule of the lr."})
-    max_grad_norm: float = field(default=0.0, metadata={"help": "Must stay 0: there is no gradient to clip."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must stay off: it hides bad losses."})
     restore_callback_states_from_checkpoint: bool = field(
         default=True, metadata={"help": "Must stay on: early stopping goes on where it stood."}
@@ -82,8 +76,6 @@ class ZOTrainingArguments(TrainingArguments):
         super().__post_init__()
         self._refuse_processes(self.world_size)
         self._n_gpu = min(self.n_gpu, 1)  # transformers would wrap the model in DataParallel
-        if self.engine not in ENGINES:
-            raise UsageError(f"Unknown engine {self.engine!r}.{near_misses(self.engine, ENGINES)}")
         if self.push_to_hub and self.hub_strategy != HubStrategy.END:
             raise UsageError(
                 f"hub_strategy={HubStrategy(self.hub_strategy).value!r} writes a pickle at every push: set it to 'end'."
@@ -91,10 +83,9 @@ class ZOTrainingArguments(TrainingArguments):
         if self.data_seed is None:
             self.data_seed = self.seed  # else the rows' order would follow torch's global seed at that time
         self.method_options = self.method_options or {}
-        self._method = self._make_method()
-        self.learning_rate = self._method.lr
 
-    def _make_method(self) -> AbstractMethod:
+    def _options(self) -> dict[str, Any]:
+        """Return the settings that were given for the method."""
         options = self.method_options
         if not isinstance(options, dict):
             raise UsageError(f"method_options must be a dict or a JSON object, got {options!r}.")
@@ -104,19 +95,53 @@ class ZOTrainingArguments(TrainingArguments):
             if not (self.learning_rate >= 0 and math.isfinite(self.learning_rate)):
                 raise UsageError(f"learning_rate must be 0 or more and finite, got {self.learning_rate}.")
             options = {**options, "lr": self.learning_rate}
-        return make_method(self.method, options, total_steps=self.max_steps if self.max_steps > 0 else None)
+        return options
 
     def _refuse_fixed(self) -> None:
         defaults = {setting.name: setting.default for setting in fields(self)}
-        for name, reason in _FIXED.items():
+        for name, reason in self._fixed.items():
             value, default = getattr(self, name), defaults[name]
             if value != default and (value or default):  # transformers turns None into False
-                raise UsageError(f"{name}={value!r} is not for zeroth-order runs: {reason}. Leave it {default!r}.")
+                raise UsageError(f"{name}={value!r} is not for {self._kind} runs: {reason}. Leave it {default!r}.")
 
     @staticmethod
     def _refuse_processes(number: int) -> None:
         if number > 1:
             raise UsageError(f"WORLD_SIZE is {number}: distributed runs are not supported yet; start one process.")
+
+
+@dataclass
+class ZOTrainingArguments(RunArguments):
+    """Arguments of a zeroth-order run; everything else is as in transformers.
+
+    What differs: `learning_rate` defaults to the method's, the schedule is constant, the order of the rows
+    follows from `seed` (or `data_seed`) alone, callbacks that hold state are restored on resume, one device
+    is used.
+
+    Args:
+        method: Name of the method; see `foretune methods`.
+        method_options: Settings of the method (zo_eps, num_directions, rank, ...), except its lr; a JSON
+            string on a command line.
+        engine: How perturbed losses are evaluated: auto, layerwise or in_place.
+    Raises:
+        UsageError: an unknown method, option or engine; a value out of range; a setting of transformers that
+            has no effect or no exact resume here.
+    """
+
+    _kind: ClassVar[str] = "zeroth-order"
+    _fixed: ClassVar[Mapping[str, str]] = {**_FIXED, **_FIXED_WITHOUT_GRADIENT}
+
+    method: str = field(default="mezo", metadata={"help": "Zeroth-order method."})
+    engine: EngineName = field(default="auto", metadata={"help": "auto, layerwise or in_place."})
+    max_grad_norm: float = field(default=0.0, metadata={"help": "Must stay 0: there is no gradient to clip."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.engine not in ENGINES:
+            raise UsageError(f"Unknown engine {self.engine!r}.{near_misses(self.engine, ENGINES)}")
+        total_steps = self.max_steps if self.max_steps > 0 else None
+        self._method = make_method(self.method, self._options(), total_steps=total_steps)
+        self.learning_rate = self._method.lr
 
     @property
     def zo_method(self) -> AbstractMethod:

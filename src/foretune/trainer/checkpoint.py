@@ -1,4 +1,4 @@
-"""What a checkpoint folder holds: model, optimizer, schedule and place in the journal, without pickle."""
+"""What a checkpoint folder holds: model, optimizer, schedule and place in the run, without pickle."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
@@ -21,32 +21,59 @@ from foretune.errors import UsageError
 OPTIMIZER_TENSORS = "optimizer.safetensors"
 OPTIMIZER_STATE = "optimizer.json"
 SCHEDULER_STATE = "scheduler.json"
-JOURNAL_PLACE = "journal.json"
 TRAINER_STATE = "trainer_state.json"
 
 _SEPARATOR = "/"  # between a parameter's name and the name of its state; parameter names use dots
 
 
-@dataclass(frozen=True, slots=True)
-class JournalPlace:
+@dataclass(frozen=True, kw_only=True)
+class Place:
     """Where a run stood when a checkpoint was written.
 
     Attributes:
-        num_records: Records of the journal that precede the checkpoint.
         epoch_ended: Whether it was written after the end of an epoch was announced (else after a step).
     """
 
-    num_records: int
+    file_name: ClassVar[str]
+
     epoch_ended: bool
 
     def save(self, folder: Path) -> None:
         """Write it into a checkpoint folder."""
-        write_json(folder / JOURNAL_PLACE, asdict(self))
+        write_json(folder / self.file_name, asdict(self))
 
     @classmethod
-    def load(cls, folder: Path) -> JournalPlace:
+    def load(cls, folder: Path) -> Self:
         """Read what `save` wrote."""
-        return cls(**read_json(folder / JOURNAL_PLACE))
+        return cls(**read_json(folder / cls.file_name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalPlace(Place):
+    """The place of a run with a journal.
+
+    Attributes:
+        num_records: Records of the journal that precede the checkpoint.
+    """
+
+    file_name: ClassVar[str] = "journal.json"
+
+    num_records: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogPlace(Place):
+    """The place of a run without a journal.
+
+    Attributes:
+        num_bytes: Length of metrics.jsonl.
+        unlogged: Losses of the steps that are in none of its lines yet.
+    """
+
+    file_name: ClassVar[str] = "log.json"
+
+    num_bytes: int
+    unlogged: list[float]
 
 
 def save_optimizer(state: dict[str, Any], folder: Path) -> None:
@@ -131,7 +158,7 @@ def is_whole(folder: Path) -> bool:
 
 def is_resumable(folder: Path) -> bool:
     """Whether a run can go on from a checkpoint: it is whole, and not of `save_only_model`."""
-    return is_whole(folder) and (folder / JOURNAL_PLACE).exists()
+    return is_whole(folder) and any((folder / place.file_name).exists() for place in (JournalPlace, LogPlace))
 
 
 def remove(folder: Path) -> None:

@@ -11,7 +11,7 @@ from transformers.trainer_pt_utils import find_batch_size
 from foretune.engine import read_loss
 
 if TYPE_CHECKING:
-    from foretune.trainer.trainer import ZOTrainer
+    from foretune.trainer.base import AbstractTrainer
 
 
 class Objective(Protocol):
@@ -35,7 +35,7 @@ class StepLoss:
             counts the labels); None if each loss is a mean over the rows of its micro-batch.
     """
 
-    trainer: ZOTrainer
+    trainer: AbstractTrainer
     model: nn.Module
     batches: list[Any]
     num_items: Tensor | int | None
