@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from foretune.estimators.checks import check_finite_difference
+from foretune.estimators.ramp import check_ramp, directions_at
+from foretune.estimators.weighting import Weighting, check_weighting, slope_weights
 from foretune.types import AbstractEstimator, Estimate, Probe
 
 
@@ -21,17 +23,25 @@ class TwoSided(AbstractEstimator):
     Args:
         zo_eps: Perturbation scale, in units of theta.
         num_directions: Directions per step (q).
+        weighting: How slopes become weights of directions: their mean, sum, sign, or normalized by their spread
+            (`slope_weights`).
+        ramp_steps: Steps over which the number of directions grows linearly from 1 to `num_directions`; 0 for all
+            of them from the start.
     Raises:
-        UsageError: zo_eps not positive, or no direction.
+        UsageError: a setting out of range.
     References:
         Malladi et al. 2023, arXiv:2305.17333, Definition 1 and Algorithms 1 and 2.
     """
 
     zo_eps: float = 1e-3
     num_directions: int = 1
+    weighting: Weighting = "mean"
+    ramp_steps: int = 0
 
     def __post_init__(self) -> None:
         check_finite_difference(self.zo_eps, self.num_directions)
+        check_ramp(self.ramp_steps)
+        check_weighting(self.weighting, self.num_directions, self.ramp_steps)
 
     @property
     def num_forwards(self) -> int:
@@ -39,9 +49,9 @@ class TwoSided(AbstractEstimator):
         return 2 * self.num_directions
 
     def estimate(self, probe: Probe) -> Estimate:
-        """Return the projected gradient of each direction, float64, shape (num_directions,)."""
+        """Return the projected gradient of each direction that the step measures, float64."""
         slopes, losses = [], []
-        for query in range(self.num_directions):
+        for query in range(directions_at(probe.step, self.num_directions, self.ramp_steps)):
             loss_plus = probe.loss((query, self.zo_eps))
             loss_minus = probe.loss((query, -self.zo_eps))
             slopes.append((loss_plus - loss_minus) / (2 * self.zo_eps))
@@ -49,5 +59,5 @@ class TwoSided(AbstractEstimator):
         return Estimate(scalars=tuple(slopes), loss=fmean(losses))
 
     def weights(self, scalars: tuple[float, ...]) -> tuple[float, ...]:
-        """``projected_grad_k / num_directions``."""
-        return tuple(slope / self.num_directions for slope in scalars)
+        """Return what the weighting makes of the slopes."""
+        return slope_weights(scalars, self.weighting, zo_eps=self.zo_eps)

@@ -3,5 +3,6 @@
 from foretune.updates.adam import Adam
 from foretune.updates.momentum import Momentum
 from foretune.updates.sgd import SGD
+from foretune.updates.sign import Sign
 
-__all__ = ["SGD", "Adam", "Momentum"]
+__all__ = ["SGD", "Adam", "Momentum", "Sign"]

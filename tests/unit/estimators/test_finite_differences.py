@@ -14,7 +14,8 @@ ESTIMATORS = [TwoSided, OneSided]
 class QuadraticProbe:
     """The losses of a quadratic around its weights, along given directions; counts the evaluations."""
 
-    def __init__(self, num_directions: int) -> None:
+    def __init__(self, num_directions: int, step: int = 0) -> None:
+        self.step = step
         self.model = Quadratic({"w": (3, 4), "b": (3,)})
         self.theta = self.model.flat().detach()
         self.z = torch.randn(
@@ -101,3 +102,21 @@ def test_zo_eps_out_of_range_is_named(estimator: type, zo_eps: float) -> None:
 def test_no_direction_is_refused(estimator: type) -> None:
     with pytest.raises(UsageError, match="num_directions must be at least 1, got 0"):
         estimator(num_directions=0)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_the_ramp(estimator: type) -> None:
+    """max(1, floor(n t / T)) directions at step t < T, n afterwards; the weights follow what was measured."""
+    ramp = estimator(num_directions=6, ramp_steps=12)
+    counts = []
+    for step in range(14):
+        scalars = ramp.estimate(QuadraticProbe(6, step)).scalars
+        counts.append(len(scalars))
+        assert ramp.weights(scalars) == tuple(g / len(scalars) for g in scalars)
+    assert counts == [1, 1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_negative_ramp_is_named(estimator: type) -> None:
+    with pytest.raises(UsageError, match="ramp_steps must be 0 or more, got -1"):
+        estimator(ramp_steps=-1)
