@@ -1,6 +1,6 @@
 """Kill a run at random moments, resume it each time, and compare it with one that was left alone.
 
-    python benchmarks/kill_resume.py [--method mezo] [--kills 20] [--model DIR --data-dir DIR] [--quick]
+    python benchmarks/kill_resume.py [--methods mezo lozo | all] [--kills 20] [--model DIR --data-dir DIR] [--quick]
 
 The run is `foretune train` on SST-2-like rows in a process of its own, ended by SIGKILL: a quarter of the
 times at any moment since it was started (loading, recovering), otherwise while it trains. Printed for each
@@ -27,6 +27,7 @@ from workload import SHAPES
 
 from foretune.errors import JournalError
 from foretune.journal import Journal
+from foretune.methods import METHODS
 
 _POLL_SECONDS = 0.002
 _ANYWHERE = 0.25
@@ -112,13 +113,14 @@ def write_inputs(folder: Path, *, num_rows: int = 64, seed: int = 0) -> tuple[Pa
     return model, data
 
 
-def command(options: Namespace, model: Path, data: Path, output: Path) -> list[str]:
+def command(options: Namespace, method: str, model: Path, data: Path, output: Path) -> list[str]:
     """Return the command that starts or resumes the run in `output`."""
     settings = {
         "model": model,
         "data-dir": data,
         "task": "sst2",
-        "method": options.method,
+        "method": method,
+        "tuning": METHODS.get(method).schemes[0],
         "lr": options.lr,
         "steps": options.steps,
         "eval-steps": max(1, options.steps // 10),
@@ -193,19 +195,15 @@ def _size(path: Path) -> int:
         return 0
 
 
-def torture(options: Namespace, folder: Path) -> bool:
-    """Run both runs, print what happens, and return whether they are the same."""
-    if options.model:
-        model, data = Path(options.model), Path(options.data_dir)
-    else:
-        model, data = write_inputs(folder)
-    whole, killed = folder / "whole", folder / "killed"
-    reference = live(command(options, model, data, whole), whole, kill_after=None, once_it_trains=False)
+def torture(options: Namespace, method: str, model: Path, data: Path, folder: Path) -> bool:
+    """Run both runs of one method, print what happens, and return whether they are the same."""
+    whole, killed = folder / f"{method}-whole", folder / f"{method}-killed"
+    reference = live(command(options, method, model, data, whole), whole, kill_after=None, once_it_trains=False)
     assert reference.first_update_after is not None
     assert reference.last_update_after is not None
     loading = reference.first_update_after
     training = reference.last_update_after - loading
-    print(f"uninterrupted: {options.steps} steps, {loading:.1f} s to the first, then {training:.1f} s")
+    print(f"{method}, uninterrupted: {options.steps} steps, {loading:.1f} s to the first, then {training:.1f} s")
 
     generator = random.Random(options.seed)
     most_redone = 0
@@ -214,7 +212,7 @@ def torture(options: Namespace, folder: Path) -> bool:
         once_it_trains = generator.random() >= _ANYWHERE
         limit = training / options.kills if once_it_trains else loading
         life = live(
-            command(options, model, data, killed),
+            command(options, method, model, data, killed),
             killed,
             kill_after=None if is_last else generator.uniform(0.0, limit),
             once_it_trains=once_it_trains,
@@ -225,11 +223,11 @@ def torture(options: Namespace, folder: Path) -> bool:
         print(f"life {number + 1:>3}: {life.redone} steps redone, {fate} with {steps} updates", flush=True)
         if life.finished:
             break
-    weights = [load_file(run / "final" / "model.safetensors") for run in (whole, killed)]
+    weights = [load_file(next((run / "final").glob("*.safetensors"))) for run in (whole, killed)]
     changed_bits = count_changed_bits(*weights)
     same_journal = (whole / "journal").read_bytes() == (killed / "journal").read_bytes()
     print(
-        f"{options.method}: {number} kills, at most {most_redone} steps redone, "
+        f"{method}: {number} kills, at most {most_redone} steps redone, "
         f"{changed_bits} bits of the weights differ, journals {'are equal' if same_journal else 'DIFFER'}"
     )
     return changed_bits == 0 and same_journal
@@ -238,7 +236,7 @@ def torture(options: Namespace, folder: Path) -> bool:
 def parse(arguments: Sequence[str] | None = None) -> Namespace:
     """Read the command line."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--method", default="mezo")
+    parser.add_argument("--methods", nargs="+", default=["mezo"], choices=["all", *METHODS], metavar="METHOD")
     parser.add_argument("--lr", type=float, default=1e-4)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--kills", type=int, default=20)
@@ -247,6 +245,8 @@ def parse(arguments: Sequence[str] | None = None) -> Namespace:
     parser.add_argument("--data-dir", help="folder with sst2/{train,validation}.jsonl; with --model")
     parser.add_argument("--quick", action="store_true", help="a smoke run: two kills in a hundred steps")
     found = parser.parse_args(arguments)
+    if "all" in found.methods:
+        found.methods = list(METHODS)
     if bool(found.model) != bool(found.data_dir):
         parser.error("--model and --data-dir belong together")
     if found.quick:
@@ -258,8 +258,12 @@ def parse(arguments: Sequence[str] | None = None) -> Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return 1 if the runs differ."""
-    with TemporaryDirectory() as folder:
-        return int(not torture(parse(arguments), Path(folder)))
+    options = parse(arguments)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        inputs = (Path(options.model), Path(options.data_dir)) if options.model else write_inputs(folder)
+        same = [torture(options, method, *inputs, folder) for method in options.methods]
+    return int(not all(same))
 
 
 if __name__ == "__main__":

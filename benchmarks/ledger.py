@@ -58,8 +58,8 @@ class Ledger:
         self.dtype = dtype
         self._common = {
             "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "commit": _git("rev-parse", "--short", "HEAD") or "unknown",
-            "dirty": int(bool(_git("status", "--porcelain", "--untracked-files=no"))),
+            "commit": current_commit(),
+            "dirty": int(is_dirty()),
             "machine": _cpu_model(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
@@ -111,6 +111,16 @@ def check_columns(path: Path, columns: Sequence[str]) -> None:
         found = next(csv.reader(file), [])
     if found != list(columns):
         raise ValueError(f"{path} has columns {', '.join(found)}; expected {', '.join(columns)}.")
+
+
+def current_commit() -> str:
+    """Return the commit that is checked out, by its first digits."""
+    return _git("rev-parse", "--short", "HEAD") or "unknown"
+
+
+def is_dirty() -> bool:
+    """Return whether tracked files differ from the commit."""
+    return bool(_git("status", "--porcelain", "--untracked-files=no"))
 
 
 def _short(value: object) -> object:

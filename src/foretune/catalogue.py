@@ -85,7 +85,7 @@ def entry(name: str) -> Entry:
         family=recipe.family,
         paper=recipe.paper,
         schemes=recipe.schemes,
-        num_forwards=num_forwards(make_method(name, {}, total_steps=TYPICAL_STEPS).parts(), _adapter_pair()),
+        num_forwards=num_forwards(make_method(name, {}, total_steps=TYPICAL_STEPS).parts(), adapter_pair()),
         summary=" ".join(description.split("\n\n")[0].split()),
         description=description,
         notes=sections.get("References", ""),
@@ -120,7 +120,7 @@ def trainables_of(model: str, *, revision: str | None = None) -> tuple[Trainable
     return collect_trainables(empty, shapes_only=True)
 
 
-def _adapter_pair() -> tuple[Trainable, ...]:
+def adapter_pair() -> tuple[Trainable, ...]:
     """The tensors of one LoRA adapter: every method has a step on them."""
     shapes = {"lora_A": (2, 3), "lora_B": (3, 2)}
     return collect_trainables(nn.ParameterDict({name: nn.Parameter(torch.zeros(s)) for name, s in shapes.items()}))

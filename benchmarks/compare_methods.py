@@ -1,0 +1,343 @@
+"""Every method on a small real model and task, all with the same number of forward passes.
+
+    python benchmarks/compare_methods.py --model DIR/opt-mini --data-dir DATA [--workers 2] [--only LABEL ...]
+
+For each method and tuning scheme, three learning rates with seed 0; the one with the best dev loss is then run with two
+more seeds. Rows are appended to results/methods.csv as they come, and a run that is there is not made again, so the
+command goes on where it was stopped. Afterwards (with --page: only this) docs/compared.md is written from the rows.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import multiprocessing
+import statistics
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ledger import current_commit, is_dirty
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "methods.csv"
+PAGE = ROOT / "docs" / "compared.md"
+
+NUM_FORWARDS = 800
+"""Loss evaluations of a run: 400 two-sided steps."""
+BACKPROPAGATION_FORWARDS = 3
+"""Forward passes that a forward and backward pass count as."""
+BATCH_SIZE = 8
+SPREAD = 4.0
+"""The three learning rates are centre / SPREAD, centre and centre * SPREAD."""
+SEEDS = (0, 1, 2)
+
+ZO_EPS = {"full": 1e-3, "lora": 1e-2, "prefix": 1e-1, "prompt": 1e-2}
+"""Published perturbation scales of the tuning schemes."""
+DESCENT_LR = {"full": 3e-5, "lora": 2e-3, "prefix": 1e-2, "prompt": 1e-2}
+"""Centre of the learning rates of methods whose step is proportional to the projected gradient."""
+SLOPE = {"full": 20.0, "lora": 1.0, "prefix": 0.2, "prompt": 0.5}
+"""Size of MeZO's projected gradient there: methods that divide by it get it in their learning rate."""
+FIRST_ORDER_LR = {"sgd": {"full": 1e-2, "lora": 1e-1}, "adam": {"full": 1e-4, "lora": 1e-3}}
+FIRST_ORDER_LR["adamw"] = FIRST_ORDER_LR["adam"]
+
+
+def descent(scheme: str) -> float:
+    """Return the centre for a method that steps along its estimate."""
+    return DESCENT_LR[scheme]
+
+
+def normalized(scheme: str) -> float:
+    """Return the centre for a method whose step has a size of its own, whatever the slope."""
+    return DESCENT_LR[scheme] * SLOPE[scheme]
+
+
+CENTRES: dict[str, Callable[[str], float]] = {
+    "zo_sign": normalized,
+    "zo_adam": normalized,
+    "fzoo": normalized,
+    "es": normalized,
+    "eggroll": normalized,
+    "zo_momentum": lambda scheme: descent(scheme) / 10,
+    "zo_muon": lambda scheme: 10 * normalized(scheme),
+}
+"""Methods whose learning rate means something else than MeZO's."""
+
+ENHANCEMENTS = {
+    "mezo, block-wise (block)": ("--schedule", "module_blocks", "--schedule.level", "block"),
+    "mezo, sparsity 0.5": ("--space", "masked", "--space.sparsity", "0.5"),
+    "lozo x adam": ("--update", "adam"),
+}
+"""Compositions that are no method of their own: options of the command, for MeZO or the method that is named first."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method on a tuning scheme.
+
+    Attributes:
+        label: How the table calls it.
+        method: Registered name.
+        scheme: Tuning scheme.
+        lr: Centre of the learning rates.
+        options: Further words of the command line.
+    """
+
+    label: str
+    method: str
+    scheme: str
+    lr: float
+    options: tuple[str, ...] = ()
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The learning rates that are tried."""
+        return tuple(float(f"{self.lr * factor:.3g}") for factor in (1 / SPREAD, 1.0, SPREAD))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One run: what was asked for and what came out; empty cells and an error where it failed.
+
+    `zero_shot_loss` and `test_*` are of test rows, `dev_*` of the selected evaluation; seconds are of a process with one
+    thread beside other processes.
+    """
+
+    label: str
+    scheme: str
+    lr: float
+    seed: int
+    steps: int
+    forwards_per_step: float
+    zero_shot_loss: float | str = ""
+    zero_shot_accuracy: float | str = ""
+    dev_loss: float | str = ""
+    dev_accuracy: float | str = ""
+    test_loss: float | str = ""
+    test_accuracy: float | str = ""
+    seconds_per_step: float | str = ""
+    state_bytes: int | str = ""
+    peak_memory_bytes: int | str = ""
+    error: str = ""
+    commit: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, float, int]:
+        """What makes it the same run."""
+        return self.label, self.scheme, self.lr, self.seed
+
+
+def cases() -> list[Case]:
+    """List what is compared: every method on its schemes, compositions, first-order baselines."""
+    from foretune.methods import METHODS
+
+    found = []
+    for name in METHODS:
+        recipe = METHODS.get(name)
+        for scheme in recipe.schemes:
+            centre = CENTRES.get(name, descent)(scheme)
+            has_zo_eps = any(field.name == "zo_eps" for field in fields(recipe))
+            options = ("--zo-eps", str(ZO_EPS[scheme])) if has_zo_eps else ()
+            found.append(Case(name, name, scheme, centre, options))
+    for label, options in ENHANCEMENTS.items():
+        method = label.replace(",", " ").split()[0]
+        centre = normalized("full") if "adam" in options else descent("full")
+        found.append(Case(label, method, "full", centre, options))
+    for name, rates in FIRST_ORDER_LR.items():
+        found += [Case(name, name, scheme, lr) for scheme, lr in rates.items()]
+    return found
+
+
+def run(case: Case, lr: float, seed: int, model: str, data_dir: str) -> Row:
+    """Make one run in a folder that is thrown away."""
+    import torch
+
+    from foretune.cli.display import quiet_libraries
+    from foretune.cli.train import parse
+    from foretune.errors import ForetuneError
+    from foretune.runs.train import train
+
+    torch.set_num_threads(1)
+    quiet_libraries()
+    forwards = forwards_per_step(case, model)
+    steps = max(1, math.floor(NUM_FORWARDS / forwards))
+    row = Row(label=case.label, scheme=case.scheme, lr=lr, seed=seed, steps=steps, forwards_per_step=forwards)
+    with TemporaryDirectory() as folder:
+        settings: dict[str, Any] = {
+            "model": model,
+            "data-dir": data_dir,
+            "task": "sst2",
+            "tuning": case.scheme,
+            "method": case.method,
+            "lr": lr,
+            "seed": seed,
+            "steps": steps,
+            "eval-steps": max(1, steps // 4),
+            "batch-size": BATCH_SIZE,
+            "num-dev": 200,
+            "num-eval": 872,
+            "output": f"{folder}/run",
+        }
+        words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+        try:
+            results = train(parse([*words, *case.options]))
+        except ForetuneError as error:
+            return replace(row, error=" ".join(str(error).split()))
+    metrics = results["metrics"]
+    return replace(
+        row,
+        zero_shot_loss=metrics["zero_shot"]["loss"],
+        zero_shot_accuracy=metrics["zero_shot"]["accuracy"],
+        dev_loss=metrics["dev"]["loss"],
+        dev_accuracy=metrics["dev"]["accuracy"],
+        test_loss=metrics["final"]["loss"],
+        test_accuracy=metrics["final"]["accuracy"],
+        seconds_per_step=results["seconds_per_step"],
+        state_bytes=results["state_bytes"],
+        peak_memory_bytes=results["peak_memory_bytes"],
+    )
+
+
+def forwards_per_step(case: Case, model: str) -> int:
+    """Return the forward passes of a step on the model, with the case's options."""
+    from foretune.catalogue import adapter_pair, num_forwards, trainables_of
+    from foretune.cli.train import parse
+    from foretune.methods import METHODS, make_method
+
+    if case.method in FIRST_ORDER_LR:
+        return BACKPROPAGATION_FORWARDS
+    config = parse(["--method", case.method, *case.options])
+    parts = make_method(case.method, config.method_options, total_steps=NUM_FORWARDS).parts()
+    return num_forwards(parts, trainables_of(model) if "full" in METHODS.get(case.method).schemes else adapter_pair())
+
+
+def read_rows() -> list[Row]:
+    """Return the rows there are."""
+    if not RESULTS.exists():
+        return []
+    kinds = {field.name: field.type for field in fields(Row)}
+    with RESULTS.open(newline="") as file:
+        return [Row(**{name: _cell(kinds[name], text) for name, text in line.items()}) for line in csv.DictReader(file)]
+
+
+def _cell(kind: str, text: str) -> Any:
+    if text == "" or kind == "str":
+        return text
+    return int(text) if kind.startswith("int") else float(text)
+
+
+def append(row: Row) -> None:
+    """Add a row to the file."""
+    is_new = not RESULTS.exists()
+    with RESULTS.open("a", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+        if is_new:
+            writer.writeheader()
+        writer.writerow(asdict(row))
+
+
+def best_rate(case: Case, rows: Sequence[Row]) -> float | None:
+    """Return the learning rate of the best dev loss with the first seed; None if every run failed."""
+    tried = [row for row in rows if (row.label, row.scheme, row.seed) == (case.label, case.scheme, SEEDS[0])]
+    usable = [row for row in tried if isinstance(row.dev_loss, float) and math.isfinite(row.dev_loss)]
+    return min(usable, key=lambda row: row.dev_loss).lr if usable else None
+
+
+def measure(options: Namespace, chosen: Sequence[Case]) -> None:
+    """Make every run that is not in the file, a process each."""
+    commit = current_commit() + ("+" if is_dirty() else "")
+    done = {row.key for row in read_rows()}
+    context = multiprocessing.get_context("spawn")  # kernels must not have run in a process that forks
+
+    def make(jobs: list[tuple[Case, float, int]]) -> None:
+        jobs = [job for job in jobs if (job[0].label, job[0].scheme, job[1], job[2]) not in done]
+        with ProcessPoolExecutor(options.workers, mp_context=context, max_tasks_per_child=1) as pool:
+            futures = [pool.submit(run, *job, options.model, options.data_dir) for job in jobs]
+            for number, future in enumerate(as_completed(futures), start=1):
+                row = replace(future.result(), commit=commit)
+                append(row)
+                accuracy = f"test accuracy {row.test_accuracy:.3f}" if not row.error else row.error
+                print(
+                    f"{number}/{len(jobs)} {row.label}/{row.scheme} lr {row.lr:g} seed {row.seed}: {accuracy}",
+                    flush=True,
+                )
+
+    make([(case, lr, SEEDS[0]) for case in chosen for lr in case.rates])
+    rows = read_rows()
+    rates = {case: best_rate(case, rows) for case in chosen}
+    make([(case, lr, seed) for case, lr in rates.items() if lr is not None for seed in SEEDS[1:]])
+
+
+def write_page(chosen: Sequence[Case]) -> None:
+    """Write docs/compared.md from the rows there are."""
+    rows = read_rows()
+    lines = [PREFACE]
+    lines += [
+        "| method | tuning | lr | steps | loss drop | dev | test | s a step | state | peak |",
+        f"|{' --- |' * 10}",
+    ]
+    for case in chosen:
+        of_case = [row for row in rows if (row.label, row.scheme) == (case.label, case.scheme)]
+        lr = best_rate(case, rows)
+        if not of_case:
+            continue
+        if lr is None:
+            lines.append(f"| {case.label} | {case.scheme} | | | failed: {of_case[0].error} | | | | | |")
+            continue
+        runs = [row for row in of_case if row.lr == lr and not row.error]
+        mean = statistics.fmean
+        drop = mean(row.zero_shot_loss - row.test_loss for row in runs)
+        test = [100 * row.test_accuracy for row in runs]
+        spread = f" ({min(test):.1f}-{max(test):.1f}, {len(test)} seeds)"
+        cells = [
+            case.label,
+            case.scheme,
+            f"{lr:g}",
+            str(runs[0].steps),
+            f"{drop:.4f}",
+            f"{100 * mean(row.dev_accuracy for row in runs):.1f}",
+            f"{mean(test):.1f}{spread}",
+            f"{mean(row.seconds_per_step for row in runs):.3f}",
+            f"{runs[0].state_bytes / 1e6:.2f} MB",
+            f"{max(row.peak_memory_bytes for row in runs) / 2**20:.0f} MiB",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    PAGE.write_text("\n".join(lines) + "\n")
+
+
+PREFACE = """# The methods compared
+
+Written by `python benchmarks/compare_methods.py` from benchmarks/results/methods.csv (every run, failed ones too, with its
+commit). A 4 M parameter OPT pre-trained on reviews, SST-2, 800 forward passes a run (400 two-sided steps; a step of
+backpropagation counts as three), batch 8. Three learning rates, a factor 4 apart, with seed 0; the one with the best dev loss
+(200 rows) was run with two more seeds. Loss drop and test accuracy: means on the 872 validation rows, with the range over seeds.
+Two processes with a thread each shared two cores, so seconds are rough; peak memory is that of the whole process.
+
+Few steps, one small model and one task: this shows that each method works and what it costs, not which is best.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure what is missing, then write the page."""
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", help="folder of the model")
+    parser.add_argument("--data-dir", help="folder with sst2/{train,validation}.jsonl")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--only", nargs="+", metavar="LABEL", help="measure only these")
+    parser.add_argument("--page", action="store_true", help="only write the page")
+    options = parser.parse_args(arguments)
+    if not options.page:
+        if not (options.model and options.data_dir):
+            parser.error("--model and --data-dir are needed to measure")
+        measure(options, [case for case in cases() if not options.only or case.label in options.only])
+    write_page(cases())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
