@@ -497,6 +497,9 @@ class _BlockProbe:
         perturbation = _Shift(self.optimizer, self.block, self.index, shifts) if shifts else None
         return self.engine.loss(self.closure, perturbation)
 
+    def slope(self, query: int) -> tuple[float, float]:
+        return self.engine.slope(self.closure, _Shift(self.optimizer, self.block, self.index, [(query, 1.0)]))
+
 
 @dataclass(frozen=True, slots=True)
 class _BlockTrial:
@@ -528,11 +531,24 @@ class _Displacement(abc.ABC):
         return trainable in self._members
 
     def write(self, trainable: Trainable, *, out: Tensor, base: Tensor, rows: Tensor | None = None) -> None:
-        optimizer, member = self._optimizer, self._members[trainable]
-        space = optimizer.parts.space
+        self._add(trainable, self._optimizer._mask(self._members[trainable]), out=out, base=base, rows=rows)
+
+    def write_tangent(self, trainable: Trainable, *, out: Tensor, rows: Tensor | None = None) -> None:
+        """Write the displacement itself: 0 where the mask, which may ask for the weight, does not keep an entry."""
+        if rows is None:
+            out.zero_()
+        else:
+            out.index_fill_(0, rows, 0.0)
+        self._add(trainable, None, out=out, base=out, rows=rows)
+        mask = self._optimizer._mask(self._members[trainable])
+        if mask is not None:
+            out.masked_fill_(~noise.kept(mask, trainable.parameter), 0.0)
+
+    def _add(self, trainable: Trainable, mask: Mask | None, *, out: Tensor, base: Tensor, rows: Tensor | None) -> None:
+        optimizer, space = self._optimizer, self._optimizer.parts.space
         space.add(
             trainable,
-            replace(self._vector(member), mask=optimizer._mask(member)),
+            replace(self._vector(self._members[trainable]), mask=mask),
             out=out,
             base=base,
             seed=optimizer.seed,

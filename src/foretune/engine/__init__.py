@@ -1,7 +1,16 @@
 """How a perturbed loss is evaluated without ever losing the true weights."""
 
-from foretune.engine.base import AbstractEngine, EngineName, Perturbation, read_loss
+from foretune.engine.base import AbstractEngine, EngineName, Perturbation, Tangent, read_loss
 from foretune.engine.choice import ENGINES, choose_engine
 from foretune.engine.interrupts import hold_interrupts
 
-__all__ = ["ENGINES", "AbstractEngine", "EngineName", "Perturbation", "choose_engine", "hold_interrupts", "read_loss"]
+__all__ = [
+    "ENGINES",
+    "AbstractEngine",
+    "EngineName",
+    "Perturbation",
+    "Tangent",
+    "choose_engine",
+    "hold_interrupts",
+    "read_loss",
+]

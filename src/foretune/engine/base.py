@@ -5,16 +5,20 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from foretune.engine.forward_mode import forward_mode, read_tangent
 from foretune.engine.interrupts import hold_interrupts
 from foretune.errors import UsageError
 from foretune.types import LossClosure, Trainable
 
 EngineName = Literal["auto", "layerwise", "in_place"]
+
+Measured = TypeVar("Measured")
+"""What is read off the closure's result: a loss, or a loss and its slope."""
 
 
 class Perturbation(Protocol):
@@ -29,11 +33,23 @@ class Perturbation(Protocol):
         ...
 
 
+class Tangent(Protocol):
+    """Writes the velocity of the tensors that move, along which a loss is differentiated."""
+
+    def moves(self, trainable: Trainable) -> bool:
+        """Whether this tensor's velocity is anything else than zero."""
+        ...
+
+    def write_tangent(self, trainable: Trainable, *, out: Tensor, rows: Tensor | None = None) -> None:
+        """Write the velocity into `out` (only `rows` of it where given), which has the tensor's shape and dtype."""
+        ...
+
+
 class AbstractEngine(abc.ABC):
     """Evaluates a closure with some tensors replaced, and puts the true weights back in every case.
 
-    Whatever happens inside the closure (an exception, Ctrl-C), after `loss` returns or raises every parameter
-    holds the bits it held before.
+    Whatever happens inside the closure (an exception, Ctrl-C), after `loss` or `slope` returns or raises every
+    parameter holds the bits it held before, and no tangent.
     """
 
     name: ClassVar[EngineName]
@@ -77,25 +93,46 @@ class AbstractEngine(abc.ABC):
         Raises:
             UsageError: the closure returns no scalar, or a tensor less precise than float32.
         """
-        assert self._interrupts is not None, "loss() outside of a session"
-        # autocast keeps casts of weights: earlier ones must not serve this evaluation, nor ours the caller
+        with self._fresh_casts():
+            try:
+                with self._grad_mode():
+                    if perturbation is None:
+                        return self._evaluate(closure, read_loss)
+                    return self._perturbed(lambda: self._evaluate(closure, read_loss), perturbation)
+            finally:
+                # The first evaluation is not made in inference mode: what a model creates once (position tables,
+                # masks) would be inference tensors, and the model could not be trained by gradients any more.
+                self._grad_mode = torch.inference_mode
+
+    def slope(self, closure: LossClosure, tangent: Tangent) -> tuple[float, float]:
+        """Return the loss at the current weights and its derivative along the tangent, by one forward-mode pass.
+
+        To be called within a `session`. A weight that is read through an alias made beforehand (`.data`, `.detach()`)
+        is a constant, as it is for a backward pass.
+
+        Raises:
+            UsageError: the closure returns no scalar, a tensor less precise than float32, a number or a tensor that
+                does not depend differentiably on the tensors that move; or it calls an operator without a
+                forward-mode rule.
+        """
+        with self._fresh_casts(), forward_mode():
+            return self._along(lambda: self._evaluate(closure, _read_loss_and_slope), tangent)
+
+    @contextmanager
+    def _fresh_casts(self) -> Iterator[None]:
+        """Autocast keeps casts of weights: earlier ones must not serve this evaluation, nor ours the caller."""
+        assert self._interrupts is not None, "nothing is measured outside of a session"
         torch.clear_autocast_cache()
         try:
-            with self._grad_mode():
-                if perturbation is None:
-                    return self._evaluate(closure)
-                return self._perturbed(lambda: self._evaluate(closure), perturbation)
+            yield
         finally:
             torch.clear_autocast_cache()
-            # The first evaluation is not made in inference mode: what a model creates once (position tables,
-            # masks) would be inference tensors, and the model could not be trained by gradients any more.
-            self._grad_mode = torch.inference_mode
 
-    def _evaluate(self, closure: LossClosure) -> float:
+    def _evaluate(self, closure: LossClosure, read: Callable[[object], Measured]) -> Measured:
         assert self._interrupts is not None
         try:
             self._interrupts.let_through()
-            return read_loss(closure())
+            return read(closure())
         finally:
             self._interrupts.hold_again()
 
@@ -103,12 +140,20 @@ class AbstractEngine(abc.ABC):
     def _perturbed(self, evaluate: Callable[[], float], perturbation: Perturbation) -> float:
         """Call `evaluate` once at the perturbed weights. A SIGINT is delivered inside `evaluate` only."""
 
+    @abc.abstractmethod
+    def _along(self, evaluate: Callable[[], tuple[float, float]], tangent: Tangent) -> tuple[float, float]:
+        """Call `evaluate` once with tangents on the weights, which leaving `forward_mode` removes at the latest."""
+
 
 def _set_training(module: nn.Module, training: bool) -> None:
     if isinstance(module, torch.jit.ScriptModule):
         module.training = training
     else:  # as torch does itself: Module.__setattr__ looks for parameters first, and this runs at every step
         object.__setattr__(module, "training", training)
+
+
+def _read_loss_and_slope(loss: object) -> tuple[float, float]:
+    return read_loss(loss), read_tangent(loss)
 
 
 def read_loss(loss: object) -> float:

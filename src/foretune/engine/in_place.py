@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from foretune.engine.base import AbstractEngine, EngineName, Perturbation
+from foretune.engine.base import AbstractEngine, EngineName, Perturbation, Tangent
+from foretune.engine.forward_mode import attach_tangent
 from foretune.types import Trainable
 
 
 class InPlace(AbstractEngine):
     """Writes ``clean + shift`` into the weights while a loss is evaluated, then copies the clean bits back.
 
-    Memory: one copy of the trainable tensors. It works for weights that are read outside the module that owns
-    them, compiled graphs, arbitrary closures, and evaluations that run a module many times.
+    Memory: one copy of the trainable tensors (for a slope: one tangent of each). It works for weights that are read
+    outside the module that owns them, compiled graphs, arbitrary closures, and evaluations that run a module many
+    times.
     """
 
     name: ClassVar[EngineName] = "in_place"
@@ -39,3 +42,11 @@ class InPlace(AbstractEngine):
         finally:
             for trainable in moving:
                 trainable.parameter.data.copy_(self._clean[trainable])
+
+    def _along(self, evaluate: Callable[[], tuple[float, float]], tangent: Tangent) -> tuple[float, float]:
+        for trainable in self.trainables:
+            if tangent.moves(trainable):
+                velocity = torch.empty_like(trainable.parameter, requires_grad=False)
+                tangent.write_tangent(trainable, out=velocity)
+                attach_tangent(trainable.parameter, velocity)
+        return evaluate()

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from foretune.engine.base import AbstractEngine, EngineName, Perturbation
+from foretune.engine.base import AbstractEngine, EngineName, Measured, Perturbation, Tangent
+from foretune.engine.forward_mode import attach_tangent, drop_tangent
 from foretune.engine.ownership import find_owners, reads_rows
 from foretune.engine.scratch import ScratchStack
 from foretune.types import Trainable
@@ -23,11 +24,43 @@ class _Frame(NamedTuple):
     opened: list[tuple[nn.Parameter, Tensor]]
 
 
+class _Substitution:
+    """A perturbed copy stands in for the true data."""
+
+    def __init__(self, perturbation: Perturbation) -> None:
+        self._perturbation = perturbation
+        self.moves = perturbation.moves
+
+    def open(self, trainable: Trainable, out: Tensor, rows: Tensor | None) -> None:
+        self._perturbation.write(trainable, out=out, base=trainable.parameter.data, rows=rows)
+        trainable.parameter.data = out
+
+    def close(self, parameter: nn.Parameter, true_data: Tensor) -> None:
+        parameter.data = true_data
+
+
+class _Differentiation:
+    """The parameter carries a tangent beside its true data."""
+
+    def __init__(self, tangent: Tangent) -> None:
+        self._tangent = tangent
+        self.moves = tangent.moves
+
+    def open(self, trainable: Trainable, out: Tensor, rows: Tensor | None) -> None:
+        self._tangent.write_tangent(trainable, out=out, rows=rows)
+        attach_tangent(trainable.parameter, out)
+
+    def close(self, parameter: nn.Parameter, true_data: Tensor) -> None:
+        drop_tangent(parameter)
+
+
 class Layerwise(AbstractEngine):
     """Swaps a perturbed copy in just before a module runs and the true weight back after it.
 
-    Memory: the tensors of one module at a time (and of the modules it is nested in). An embedding perturbs
-    only the rows that are looked up. A tensor that is already open in an enclosing module is left as it is.
+    For a slope it gives the parameter a tangent in the same manner.
+
+    Memory: the tensors of one module at a time (and of the modules it is nested in), twice for a slope. An embedding
+    perturbs only the rows that are looked up. A tensor that is already open in an enclosing module is left as it is.
     """
 
     name: ClassVar[EngineName] = "layerwise"
@@ -36,7 +69,7 @@ class Layerwise(AbstractEngine):
         super().__init__(model, trainables)
         self.owners = find_owners(model, trainables)
         self._scratch = ScratchStack()
-        self._perturbation: Perturbation | None = None
+        self._way: _Substitution | _Differentiation | None = None
         self._frames: list[_Frame] = []
         self._open: set[int] = set()
 
@@ -64,29 +97,36 @@ class Layerwise(AbstractEngine):
                 handle.remove()
 
     def _perturbed(self, evaluate: Callable[[], float], perturbation: Perturbation) -> float:
-        self._perturbation = perturbation
+        return self._opening(evaluate, _Substitution(perturbation))
+
+    def _along(self, evaluate: Callable[[], tuple[float, float]], tangent: Tangent) -> tuple[float, float]:
+        return self._opening(evaluate, _Differentiation(tangent))
+
+    def _opening(self, evaluate: Callable[[], Measured], way: _Substitution | _Differentiation) -> Measured:
+        """Call `evaluate`, in which every module finds its own tensors opened."""
+        self._way = way
         try:
             return evaluate()
         finally:
-            self._perturbation = None
+            self._way = None
             # normally nothing is open any more, but Ctrl-C does not reach the hooks that close
             for frame in reversed(self._frames):
                 for parameter, true_data in reversed(frame.opened):
-                    parameter.data = true_data
+                    way.close(parameter, true_data)
             self._frames.clear()
             self._open.clear()
             self._scratch.clear()
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], *, members: Sequence[Trainable], by_rows: bool) -> None:
         """Open the tensors of a module that is about to run."""
-        perturbation = self._perturbation
-        if perturbation is None:
+        way = self._way
+        if way is None:
             return
         frame = _Frame(module, [])
         self._frames.append(frame)
         for trainable in members:
             parameter = trainable.parameter
-            if id(parameter) in self._open or not perturbation.moves(trainable):
+            if id(parameter) in self._open or not way.moves(trainable):
                 continue
             true_data = parameter.data
             rows = torch.unique(args[0]).to(true_data.device, torch.int64) if by_rows and args else None
@@ -94,18 +134,18 @@ class Layerwise(AbstractEngine):
             # recorded before anything changes, so that an interrupt anywhere from here on can be cleaned up
             frame.opened.append((parameter, true_data))
             self._open.add(id(parameter))
-            perturbation.write(trainable, out=out, base=true_data, rows=rows)
-            parameter.data = out
+            way.open(trainable, out, rows)
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         """Close what `_before` opened, also if the module raised."""
         # a pre-hook that raised before ours ran leaves this module without a frame, on top of its caller's
         if not self._frames or self._frames[-1].module is not module:
             return
+        assert self._way is not None
         opened = self._frames[-1].opened
         while opened:
             parameter, true_data = opened[-1]
-            parameter.data = true_data
+            self._way.close(parameter, true_data)
             self._open.discard(id(parameter))
             self._scratch.pop(true_data.device)
             opened.pop()
