@@ -36,6 +36,7 @@ class Purpose(enum.IntEnum):
     UPDATE_ROUNDING = 6
     BLOCK_ORDER = 7
     HISTORY = 8
+    INITIAL = 9
 
 
 @dataclass(frozen=True, slots=True)

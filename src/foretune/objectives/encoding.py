@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from foretune.errors import UsageError
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
@@ -53,9 +54,15 @@ class EncodedExample:
         return max(map(len, self.token_ids))
 
 
-def usable_length(model: PreTrainedModel, requested: int = MAX_LENGTH) -> int:
-    """Return `requested` tokens, or the model's number of positions where that is smaller."""
-    return min(requested, getattr(model.config, "max_position_embeddings", None) or requested)
+def usable_length(model: PreTrainedModel | PeftModel, requested: int = MAX_LENGTH) -> int:
+    """Return `requested` tokens, or as many as the model has positions for, if that is less.
+
+    Virtual tokens of peft take positions, too.
+    """
+    num_positions = getattr(model.config, "max_position_embeddings", None)
+    adapter = getattr(model, "active_peft_config", None)
+    num_virtual = adapter.num_virtual_tokens if adapter is not None and adapter.is_prompt_learning else 0
+    return min(requested, num_positions - num_virtual) if num_positions else requested
 
 
 def encode_examples(

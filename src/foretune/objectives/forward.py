@@ -7,10 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
 from foretune.errors import IncompatibleError
 from foretune.objectives.batches import SequenceBatch
+
+_KEEPS_POSITIONS = ("PREFIX_TUNING", "CARTRIDGE")
+"""Prompt learning of peft that puts keys and values in front, and moves position ids behind them."""
+_EMBEDS = ("PROMPT_TUNING", "P_TUNING")
+"""Prompt learning of peft that puts embeddings in front, and drops position ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +26,6 @@ class _Accepts:
     use_cache: bool
     position_ids: bool
     logits_to_keep: bool
-    drops_position_ids: bool
 
 
 _ACCEPTS: WeakKeyDictionary[nn.Module, _Accepts] = WeakKeyDictionary()
@@ -33,54 +38,98 @@ def last_logits(model: nn.Module, batch: SequenceBatch, num_positions: int) -> T
         model: A causal language model of transformers, plain or wrapped by peft. What its forward accepts is
             read off its signature once a model.
         batch: Its `input_ids`, and mask and positions where there are any, are the input.
-        num_positions: How many positions at the right end to compute logits for.
+        num_positions: How many positions at the right end to compute logits for; those of virtual tokens, at
+            the left end, are never among them.
     Raises:
-        IncompatibleError: the batch is padded and the model is a peft prompt-tuning wrapper, which drops
-            position ids.
+        IncompatibleError: the batch is padded, and the model has virtual tokens of a kind whose positions under
+            padding are not known.
     """
-    inputs = model_inputs(model, batch)
-    if not _ACCEPTS[model].logits_to_keep:
+    inner = _uncompiled(model)
+    if _virtual_tokens(inner) in _EMBEDS:
+        model, inputs = inner.get_base_model(), _with_prompt(inner, batch)
+    else:
+        inputs = model_inputs(model, batch)
+    if not _accepts(model).logits_to_keep:
         return model(**inputs).logits[:, -num_positions:]
     return model(**inputs, logits_to_keep=num_positions).logits
 
 
 def model_inputs(model: nn.Module, batch: SequenceBatch) -> dict[str, Tensor | int]:
-    """Return the keyword arguments with which a model's forward is called on a batch.
+    """Return the keyword arguments with which a model's own forward is called on a batch.
 
     Raises:
         IncompatibleError: as `last_logits`.
     """
-    accepts = _ACCEPTS.get(model)
-    if accepts is None:
-        accepts = _ACCEPTS[model] = _inspect(model)
     inputs: dict[str, Tensor | int] = {"input_ids": batch["input_ids"]}
     attention_mask = batch.get("attention_mask")
     if attention_mask is not None:
-        if accepts.drops_position_ids:
+        kind = _virtual_tokens(_uncompiled(model))
+        if kind is not None and kind not in _KEEPS_POSITIONS:
             raise IncompatibleError(
-                "peft's prompt tuning drops position ids, so rows of different lengths cannot share a batch. "
-                "Use batch size 1, or tune with LoRA, prefix tuning or all parameters."
+                f"peft's {kind} drops position ids, so rows of different lengths cannot share a batch. "
+                "Use batch size 1, or tune with LoRA, prefix or prompt tuning, or all parameters."
             )
         inputs["attention_mask"] = attention_mask
-        if accepts.position_ids:
+        if _accepts(model).position_ids:
             inputs["position_ids"] = batch["position_ids"]
-    if accepts.use_cache:
+    if _accepts(model).use_cache:
         inputs["use_cache"] = False
     return inputs
 
 
-def _inspect(model: nn.Module) -> _Accepts:
-    inner: Any = model
-    while not hasattr(inner, "get_base_model") and hasattr(inner, "_orig_mod"):  # torch.compile
-        inner = inner._orig_mod
-    active = getattr(inner, "active_peft_config", None)
-    drops = active is not None and active.is_prompt_learning and active.peft_type != "PREFIX_TUNING"
-    if hasattr(inner, "get_base_model"):  # peft: its own forward takes **kwargs and passes them on
-        inner = inner.get_base_model()
-    parameters = inspect.signature(inner.forward).parameters
-    return _Accepts(
-        use_cache="use_cache" in parameters,
-        position_ids="position_ids" in parameters,
-        logits_to_keep="logits_to_keep" in parameters,
-        drops_position_ids=drops,
-    )
+def _with_prompt(model: Any, batch: SequenceBatch) -> dict[str, Tensor | int]:
+    """Return the arguments for the base model: each row is its padding, the virtual tokens, its text.
+
+    So padding takes no positions and no place in a sliding window. peft's own forward puts the virtual tokens left of
+    the padding and drops position ids: rotary models then count the padding.
+    """
+    base = model.get_base_model()
+    embeddings = base.get_input_embeddings()(batch["input_ids"])
+    prompt = model.get_prompt(batch_size=embeddings.shape[0]).to(embeddings.dtype)
+    embeddings = torch.cat((prompt, embeddings), dim=1)
+    inputs: dict[str, Tensor | int] = {}
+    attention_mask = batch.get("attention_mask")
+    if attention_mask is not None:
+        num_virtual = prompt.shape[1]
+        padding = (attention_mask == 0).sum(dim=1, keepdim=True)
+        columns = torch.arange(embeddings.shape[1], device=padding.device)
+        places = (
+            columns - padding
+        )  # below 0 a row's padding, from 0 on its virtual tokens, from num_virtual on its text
+        source = columns.where(places >= num_virtual, places).where(places >= 0, columns + num_virtual)
+        embeddings = embeddings.gather(1, source.unsqueeze(2).expand_as(embeddings))
+        inputs["attention_mask"] = (places >= 0).long()
+        if _accepts(base).position_ids:
+            inputs["position_ids"] = places.clamp_(min=0)
+    if _accepts(base).use_cache:
+        inputs["use_cache"] = False
+    return {"inputs_embeds": embeddings, **inputs}
+
+
+def _virtual_tokens(model: Any) -> str | None:
+    """Return peft's name for the kind of virtual tokens that are in force, None if there are none."""
+    config = getattr(model, "active_peft_config", None)
+    if config is None or not config.is_prompt_learning or not model.has_active_enabled_adapter:
+        return None
+    return str(config.peft_type.value)
+
+
+def _uncompiled(model: Any) -> Any:
+    while not hasattr(model, "get_base_model") and hasattr(model, "_orig_mod"):
+        model = model._orig_mod
+    return model
+
+
+def _accepts(model: nn.Module) -> _Accepts:
+    known = _ACCEPTS.get(model)
+    if known is None:
+        inner = _uncompiled(model)
+        if hasattr(inner, "get_base_model"):  # peft: its own forward takes **kwargs and passes them on
+            inner = inner.get_base_model()
+        parameters = inspect.signature(inner.forward).parameters
+        known = _ACCEPTS[model] = _Accepts(
+            use_cache="use_cache" in parameters,
+            position_ids="position_ids" in parameters,
+            logits_to_keep="logits_to_keep" in parameters,
+        )
+    return known

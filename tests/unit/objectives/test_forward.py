@@ -30,6 +30,21 @@ def small_opt():
     return OPTForCausalLM(config).eval()
 
 
+def small_llama():
+    """Rotary positions, and fewer heads of keys and values than of queries."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=32,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model
+
+
 class Spy(nn.Module):
     """Records what its forward is given; takes no more than a subclass declares."""
 
@@ -72,17 +87,28 @@ def test_compiled_wrapper_is_looked_through(padded):
     assert model.given["keep"] == 1
 
 
-@peft_reads_a_deprecated_name
-@pytest.mark.parametrize("kind", ["lora", "prefix"])
-def test_peft_wrappers_take_the_base_models_arguments(padded, kind):
+def adapter_config(kind):
     import peft
 
-    config = (
-        peft.LoraConfig(task_type="CAUSAL_LM", r=2, init_lora_weights=False, target_modules=["q_proj"])
-        if kind == "lora"
-        else peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
-    )
-    model = peft.get_peft_model(small_opt(), config).eval()
+    settings = {"task_type": "CAUSAL_LM"}
+    if kind == "lora":
+        return peft.LoraConfig(r=2, init_lora_weights=False, target_modules=["q_proj"], **settings)
+    virtual = {
+        "prefix": peft.PrefixTuningConfig,
+        "prompt": peft.PromptTuningConfig,
+        "p_tuning": peft.PromptEncoderConfig,
+        "multitask": peft.MultitaskPromptTuningConfig,
+    }
+    return virtual[kind](num_virtual_tokens=3, **settings)
+
+
+@peft_reads_a_deprecated_name
+@pytest.mark.parametrize("build", [small_opt, small_llama])
+@pytest.mark.parametrize("kind", ["lora", "prefix", "prompt", "p_tuning"])
+def test_a_padded_batch_is_its_rows_one_by_one(padded, build, kind):
+    import peft
+
+    model = peft.get_peft_model(build(), adapter_config(kind)).eval()
     with torch.inference_mode():
         logits = last_logits(model, padded, 1)
         assert logits.shape == (2, 1, 40)
@@ -92,12 +118,36 @@ def test_peft_wrappers_take_the_base_models_arguments(padded, kind):
 
 
 @peft_reads_a_deprecated_name
-def test_prompt_tuning_refuses_padding_and_takes_single_rows(padded):
+@pytest.mark.parametrize("build", [small_opt, small_llama])
+@pytest.mark.parametrize("kind", ["prefix", "prompt"])
+def test_virtual_tokens_without_padding_are_those_of_pefts_own_forward(build, kind):
     import peft
 
-    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
-    model = peft.get_peft_model(small_opt(), config).eval()
-    with pytest.raises(IncompatibleError, match="drops position ids"):
-        last_logits(model, padded, 1)
+    model = peft.get_peft_model(build(), adapter_config(kind)).eval()
+    input_ids = torch.tensor([[2, 7, 9, 11], [2, 4, 4, 30]])
     with torch.inference_mode():
-        assert last_logits(model, {"input_ids": padded["input_ids"][:1]}, 1).shape == (1, 1, 40)
+        ours, theirs = last_logits(model, {"input_ids": input_ids}, 2), model(input_ids=input_ids).logits[:, -2:]
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+
+
+@peft_reads_a_deprecated_name
+@pytest.mark.parametrize("kind", ["prefix", "prompt"])
+def test_a_disabled_adapter_leaves_the_base_model(padded, kind):
+    import peft
+
+    base = small_llama()
+    with torch.inference_mode():
+        expected = last_logits(base, padded, 1)  # torch takes other kernels for frozen weights
+        model = peft.get_peft_model(base, adapter_config(kind)).eval()
+        assert (last_logits(model, padded, 1) - expected).abs().max() > 1e-3
+        with model.disable_adapter():
+            torch.testing.assert_close(last_logits(model, padded, 1), expected, atol=1e-6, rtol=0)
+
+
+@peft_reads_a_deprecated_name
+def test_other_prompt_learning_refuses_padding(padded):
+    import peft
+
+    model = peft.get_peft_model(small_opt(), adapter_config("multitask")).eval()
+    with pytest.raises(IncompatibleError, match="MULTITASK_PROMPT_TUNING drops position ids"):
+        last_logits(model, padded, 1)
