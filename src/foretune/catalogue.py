@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from foretune.errors import UsageError
-from foretune.methods import METHODS, make_method, option_help
+from foretune.methods import RECIPES, AbstractFirstOrder, AbstractMethod, AbstractRecipe, make_recipe, option_help
+from foretune.optimizer import state_bytes
 from foretune.parameters import collect_trainables
 from foretune.types import Parts, Trainable
 
@@ -32,16 +33,17 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A method as the catalogue shows it.
+    """A method or baseline as the catalogue shows it.
 
     Attributes:
         name: Registered name.
-        class_name: Name of the optimizer class.
+        class_name: Name of the optimizer class; None for first-order baselines, whose optimizer is torch's.
         aliases: Spellings of published code that are understood.
         family: Heading it stands under.
         paper: Title and arXiv number.
         schemes: Tuning schemes it is defined for.
         num_forwards: Loss evaluations per step with the default settings (a block-wise schedule not counted).
+        num_backwards: Backward passes per step.
         summary: What it is, in a sentence.
         description: What it is, its equations and costs.
         notes: References, and how it differs from published code.
@@ -49,12 +51,13 @@ class Entry:
     """
 
     name: str
-    class_name: str
+    class_name: str | None
     aliases: tuple[str, ...]
     family: str
     paper: str
     schemes: tuple[str, ...]
     num_forwards: int
+    num_backwards: int
     summary: str
     description: str
     notes: str
@@ -63,7 +66,7 @@ class Entry:
 
 def entries() -> list[Entry]:
     """Return every method, by family and name."""
-    return sorted((entry(name) for name in METHODS), key=lambda method: (method.family, method.name))
+    return sorted((entry(name) for name in RECIPES), key=lambda method: (method.family, method.name))
 
 
 def entry(name: str) -> Entry:
@@ -72,20 +75,22 @@ def entry(name: str) -> Entry:
     Raises:
         UsageError: no such method; near misses are suggested.
     """
-    recipe = METHODS.get(name)
+    recipe = RECIPES.get(name)
+    typical = _typical(name)
     text = inspect.cleandoc(recipe.__doc__ or "")
     description, sections = _sections(text)
     texts = option_help(recipe)
     options = tuple(Option(field.name, _default(field), texts.get(field.name, "")) for field in fields(recipe))
-    canonical = next(known for known in METHODS if METHODS.get(known) is recipe)
+    canonical = next(known for known in RECIPES if RECIPES.get(known) is recipe)
     return Entry(
         name=canonical,
-        class_name=recipe.class_name,
-        aliases=METHODS.aliases(canonical),
+        class_name=recipe.class_name if issubclass(recipe, AbstractMethod) else None,
+        aliases=RECIPES.aliases(canonical),
         family=recipe.family,
         paper=recipe.paper,
         schemes=recipe.schemes,
-        num_forwards=num_forwards(make_method(name, {}, total_steps=TYPICAL_STEPS).parts(), adapter_pair()),
+        num_forwards=num_forwards(typical.parts(), adapter_pair()) if isinstance(typical, AbstractMethod) else 1,
+        num_backwards=1 if isinstance(typical, AbstractFirstOrder) else 0,
         summary=" ".join(description.split("\n\n")[0].split()),
         description=description,
         notes=sections.get("References", ""),
@@ -97,6 +102,20 @@ def num_forwards(parts: Parts, trainables: Sequence[Trainable]) -> int:
     """Return the loss evaluations of a method's first step on these tensors."""
     blocks = parts.schedule.blocks(0, trainables, seed=0)
     return len(blocks) * (parts.estimator.num_forwards + parts.update.num_trials)
+
+
+def num_state_bytes(name: str, trainables: Sequence[Trainable]) -> int:
+    """Return the bytes of optimizer state that a method or baseline keeps for these tensors."""
+    recipe = _typical(name)
+    if isinstance(recipe, AbstractFirstOrder):
+        sizes = (trainable.parameter.numel() * trainable.parameter.itemsize for trainable in trainables)
+        return recipe.num_state_tensors * sum(sizes)
+    assert isinstance(recipe, AbstractMethod)
+    return state_bytes(recipe.parts(), trainables)
+
+
+def _typical(name: str) -> AbstractRecipe:
+    return make_recipe(name, {}, total_steps=TYPICAL_STEPS)
 
 
 def trainables_of(model: str, *, revision: str | None = None) -> tuple[Trainable, ...]:

@@ -61,3 +61,26 @@ def test_an_alias_finds_the_entry_but_is_not_listed(registry: Registry[str]) -> 
     assert list(registry) == ["salad", "soup", "stew"]
     with pytest.raises(ValueError, match="dish 'ragout' is registered twice"):
         registry.register("ragout")("another")
+
+
+def test_a_part_holds_the_classes_of_one_kind_under_names_unique_over_all() -> None:
+    class Dish: ...
+
+    class Soup(Dish): ...
+
+    class Salad(Dish): ...
+
+    registry: Registry[type[Dish]] = Registry("dish", "foretune.tasks")
+    soups = registry.of(Soup)
+    soups.register("soup", aliases=("broth",))(Soup)
+    registry.register("salad")(Salad)
+    assert list(soups) == ["soup"]
+    assert list(registry) == ["salad", "soup"]
+    assert soups.get("broth") is registry.get("soup") is Soup
+    assert soups.aliases("soup") == ("broth",)
+    with pytest.raises(UsageError, match=r"Dish 'salad' is of another kind; here: soup\."):
+        soups.get("salad")
+    with pytest.raises(UsageError, match=r"Unknown dish 'soop'\. Did you mean: soup\? Available: salad, soup\."):
+        soups.get("soop")
+    with pytest.raises(ValueError, match="dish 'salad' is registered twice"):
+        soups.register("salad")(Soup)

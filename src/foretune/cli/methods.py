@@ -42,16 +42,13 @@ def run(arguments: Sequence[str]) -> None:
 def _states(config: MethodsConfig) -> dict[str, int]:
     """Return the bytes of optimizer state of every method on the model."""
     from foretune import catalogue
-    from foretune.methods import METHODS, make_method
-    from foretune.optimizer import state_bytes
+    from foretune.methods import RECIPES
     from foretune.runs.loading import check_model_path
 
     check_model_path(config.model or "")
     trainables = catalogue.trainables_of(config.model or "", revision=config.revision)
     return {
-        name: state_bytes(make_method(name, {}, total_steps=catalogue.TYPICAL_STEPS).parts(), trainables)
-        for name in METHODS
-        if "full" in METHODS.get(name).schemes
+        name: catalogue.num_state_bytes(name, trainables) for name in RECIPES if "full" in RECIPES.get(name).schemes
     }
 
 
@@ -63,7 +60,8 @@ def _print_list(entries: Sequence[Entry], states: dict[str, int]) -> None:
     for entry in entries:
         defaults = {option.name: option.default for option in entry.options}
         state = [f"{states[entry.name] / 1e6:.1f}" if entry.name in states else "-"] if states else []
-        figures = [str(entry.num_forwards), *state, defaults["lr"], defaults.get("zo_eps", "-")]
+        forwards = f"{entry.num_forwards}{' and a backward' if entry.num_backwards else ''}"
+        figures = [forwards, *state, defaults["lr"], defaults.get("zo_eps", "-")]
         rows.append((entry.name, entry.family, *figures, entry.paper))
     print_table("Methods (foretune methods NAME shows one)", columns, rows)
 
@@ -76,7 +74,8 @@ def _print_method(entry: Entry, states: dict[str, int]) -> None:
     rows = [(f"--method.{option.name}", option.default, option.meaning) for option in entry.options]
     print_table(f"Options of {entry.name}", ("option", "default", "meaning"), rows)
     also = f", also spelled {', '.join(entry.aliases)}" if entry.aliases else ""
-    print(f"Name: {entry.name}{also}; in Python foretune.{entry.class_name}; tuning: {', '.join(entry.schemes)}")
+    python = f"; in Python foretune.{entry.class_name}" if entry.class_name else ""
+    print(f"Name: {entry.name}{also}{python}; tuning: {', '.join(entry.schemes)}")
     if entry.name in states:
         print(f"Optimizer state: {states[entry.name] / 1e6:.1f} MB")
     print(f"Paper: {entry.paper}")

@@ -1,11 +1,11 @@
-"""What a method is: a frozen dataclass of settings that builds five parts."""
+"""What a zeroth-order method is: a recipe whose settings build five parts."""
 
 from __future__ import annotations
 
 import abc
 import inspect
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -13,9 +13,8 @@ from torch import nn
 
 from foretune.composition import AXES, compose
 from foretune.engine import EngineName
-from foretune.errors import UsageError, near_misses
+from foretune.methods.recipe import RECIPES, AbstractRecipe, build, method_name
 from foretune.optimizer import Optimizer
-from foretune.registry import Registry
 from foretune.types import Parts
 
 
@@ -35,8 +34,8 @@ class Toy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AbstractMethod(abc.ABC):
-    """Settings of a published method.
+class AbstractMethod(AbstractRecipe):
+    """Settings of a published zeroth-order method.
 
     Attributes:
         lr: Learning rate, the published default for full tuning.
@@ -44,18 +43,10 @@ class AbstractMethod(abc.ABC):
 
     class_name: ClassVar[str]
     """Name of the optimizer class, as the field spells the method."""
-    paper: ClassVar[str]
-    """Title and arXiv number."""
-    family: ClassVar[str]
-    """Heading of the method list under which it stands."""
-    schemes: ClassVar[tuple[str, ...]] = ("full", "lora", "prefix", "prompt")
-    """Tuning schemes it is defined for."""
     toy: ClassVar[Toy]
     """Settings for the promise tests."""
     exceptions: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """Promises it cannot keep (names of tests in tests/promises, without `test_`), each with the reason."""
-
-    lr: float
 
     @abc.abstractmethod
     def parts(self) -> Parts:
@@ -65,9 +56,9 @@ class AbstractMethod(abc.ABC):
             UsageError: a setting out of range.
         """
 
-    def describe(self) -> dict[str, Any]:
-        """Return the method's name and settings."""
-        return {"name": method_name(type(self)), **asdict(self)}
+    def check(self) -> None:
+        """Refuse settings that no parts can be made of."""
+        self.parts()
 
     def optimizer_arguments(self) -> dict[str, Any]:
         """Return the keyword arguments that make `Optimizer` this method."""
@@ -104,46 +95,48 @@ class ComposedMethod(AbstractMethod):
         return {**self.method.describe(), **{axis: dict(change) for axis, change in self.changes.items()}}
 
 
-METHODS: Registry[type[AbstractMethod]] = Registry("method", "foretune.methods")
+METHODS = RECIPES.of(AbstractMethod)
+"""The zeroth-order methods; `RECIPES` holds the first-order baselines as well."""
 
 
-def method_name(method: type[AbstractMethod]) -> str:
-    """The registered name of a recipe: that of its module."""
-    return method.__module__.rpartition(".")[2]
-
-
-def make_method(name: str, options: Mapping[str, Any], *, total_steps: int | None = None) -> AbstractMethod:
-    """Build the recipe `name` with `options`, and validate its settings.
+def make_method(
+    name: str, options: Mapping[str, Any], *, total_steps: int | None = None, tuning: str | None = None
+) -> AbstractMethod:
+    """Build the method `name` with `options`, and validate its settings.
 
     Args:
         name: Registered name or alias.
         options: Settings by name. Under the name of an axis (space, direction, update, schedule) a mapping: another
             part for it, or other settings of the method's own (see `foretune.composition`).
-        total_steps: Length of the run, for recipes that have such a setting and are not given it.
+        total_steps: Length of the run, for methods that have such a setting and are not given it.
+        tuning: Tuning scheme, whose published settings replace the defaults; None for those of full tuning.
     Raises:
-        UsageError: unknown method or option (near misses suggested), or a setting out of range.
+        UsageError: unknown method or option (near misses suggested), a setting out of range, or a method that
+            is not defined for the scheme.
     """
-    recipe = METHODS.get(name)
     changes = {axis: options[axis] for axis in AXES if isinstance(options.get(axis), Mapping)}
     options = {option: value for option, value in options.items() if option not in changes}
-    known = [field.name for field in fields(recipe)]
-    for option in options:
-        if option not in known:
-            raise UsageError(f"Method '{method_name(recipe)}' has no option {option!r}.{near_misses(option, known)}")
-    if total_steps is not None and "total_steps" in known:
-        options = {"total_steps": total_steps, **options}
-    method: AbstractMethod = recipe(**options)
+    method: AbstractMethod = build(METHODS.get(name), options, total_steps=total_steps, tuning=tuning)
     if changes:
         method = ComposedMethod(lr=method.lr, method=method, changes=changes)
-    method.parts()
+    method.check()
     return method
 
 
-def option_help(recipe: type) -> dict[str, str]:
-    """Return what the docstring of a method or part says about each setting, on one line."""
-    from docstring_parser import parse
+def make_recipe(
+    name: str, options: Mapping[str, Any], *, total_steps: int | None = None, tuning: str | None = None
+) -> AbstractRecipe:
+    """Build the method or baseline `name` with `options`, and validate its settings: `make_method` for all recipes.
 
-    return {entry.arg_name: " ".join((entry.description or "").split()) for entry in parse(recipe.__doc__ or "").params}
+    Raises:
+        UsageError: as `make_method`.
+    """
+    kind = RECIPES.get(name)
+    if issubclass(kind, AbstractMethod):
+        return make_method(name, options, total_steps=total_steps, tuning=tuning)
+    recipe = build(kind, options, total_steps=total_steps, tuning=tuning)
+    recipe.check()
+    return recipe
 
 
 def optimizer_class(recipe: type[AbstractMethod]) -> type[Optimizer]:
