@@ -1,8 +1,9 @@
 """How an estimate becomes a step."""
 
 from foretune.updates.adam import Adam
+from foretune.updates.heavy_ball import HeavyBall
 from foretune.updates.momentum import Momentum
 from foretune.updates.sgd import SGD
 from foretune.updates.sign import Sign
 
-__all__ = ["SGD", "Adam", "Momentum", "Sign"]
+__all__ = ["SGD", "Adam", "HeavyBall", "Momentum", "Sign"]
