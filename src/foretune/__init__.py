@@ -30,7 +30,7 @@ _HOMES = {
     **dict.fromkeys(("Identity", "LowRank"), "foretune.spaces"),
     **dict.fromkeys(("Gaussian", "Rademacher"), "foretune.directions"),
     **dict.fromkeys(("TwoSided", "OneSided"), "foretune.estimators"),
-    **dict.fromkeys(("SGD", "Momentum", "Adam", "Sign", "HeavyBall"), "foretune.updates"),
+    **dict.fromkeys(("SGD", "Momentum", "Adam", "Sign", "HeavyBall", "Conservative"), "foretune.updates"),
     "Whole": "foretune.schedules",
 }
 

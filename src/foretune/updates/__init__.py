@@ -1,9 +1,10 @@
 """How an estimate becomes a step."""
 
 from foretune.updates.adam import Adam
+from foretune.updates.conservative import Conservative
 from foretune.updates.heavy_ball import HeavyBall
 from foretune.updates.momentum import Momentum
 from foretune.updates.sgd import SGD
 from foretune.updates.sign import Sign
 
-__all__ = ["SGD", "Adam", "HeavyBall", "Momentum", "Sign"]
+__all__ = ["SGD", "Adam", "Conservative", "HeavyBall", "Momentum", "Sign"]
