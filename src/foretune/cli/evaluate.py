@@ -10,9 +10,9 @@ from foretune.runs.config import EvaluateConfig
 
 def run(arguments: Sequence[str]) -> None:
     """Parse, evaluate, print."""
-    config = Options("evaluate", "Accuracy of a model or of a run's final model on a task.", EvaluateConfig).parse(
-        arguments
-    )
+    config = Options(
+        "evaluate", "Accuracy of a model, an adapter or a run's final model on a task.", EvaluateConfig
+    ).parse(arguments)
 
     from foretune.cli.display import print_evaluation, quiet_libraries
     from foretune.runs.evaluate import evaluate

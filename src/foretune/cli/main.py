@@ -13,7 +13,7 @@ from foretune.errors import ForetuneError, UsageError, near_misses
 
 COMMANDS = {
     "train": "Tune a model on a task with forward passes only.",
-    "evaluate": "Accuracy of a model or of a run's final model on a task.",
+    "evaluate": "Accuracy of a model, an adapter or a run's final model on a task.",
     "replay": "Rebuild a run's model from its journal, without data.",
     "methods": "List the methods, or show one with its options.",
     "demo": "See it work: a tiny model, made and tuned on the spot.",

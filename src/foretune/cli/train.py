@@ -12,6 +12,7 @@ from foretune.cli.options import Options, find_value, read_config_file
 from foretune.runs.config import TrainConfig
 
 DEFAULT_METHOD = "mezo"
+DEFAULT_TUNING = "full"
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -28,17 +29,17 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def parse(arguments: Sequence[str]) -> TrainConfig:
-    """Read the options; those under ``--method.`` are the settings of the method that is named.
+    """Read the options; those under ``--method.`` and ``--tuning.`` are the settings of what is named there.
 
     Raises:
         UsageError: an unknown method, an unknown option, a value of the wrong type.
     """
+    from foretune.adapters import TUNINGS, tuning_class
     from foretune.composition import AXES, part_class
     from foretune.methods import METHODS, make_method, option_help
 
-    arguments = [
-        re.sub(rf"^--({'|'.join(('method', *AXES))})(?==|$)", r"--\1.name", argument) for argument in arguments
-    ]
+    groups = "|".join(("method", "tuning", *AXES))
+    arguments = [re.sub(rf"^--({groups})(?==|$)", r"--\1.name", argument) for argument in arguments]
     path = find_value(arguments, "--config")
     file = _nested(read_config_file(path)) if path is not None else {}
     name = _named("method", arguments, file) or DEFAULT_METHOD
@@ -48,6 +49,10 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
     options.add("method.name", str, DEFAULT_METHOD, "Method, also spelled --method NAME; see foretune methods.")
     recipe = METHODS.get(name)
     _add_settings(options, "method", recipe, option_help(recipe))
+    scheme = tuning_class(_named("tuning", arguments, file) or DEFAULT_TUNING)
+    known = ", ".join(TUNINGS)
+    options.add("tuning.name", str, DEFAULT_TUNING, f"What is tuned: {known}; also spelled --tuning NAME.")
+    _add_settings(options, "tuning", scheme, option_help(scheme))
     own_parts = make_method(name, {}).parts()
     for axis in AXES:
         chosen = _named(axis, arguments, file)
@@ -62,7 +67,7 @@ def _nested(file: dict[str, Any]) -> dict[str, Any]:
     from foretune.composition import AXES
 
     file = {
-        key: {"name": value} if key in ("method", *AXES) and isinstance(value, str) else value
+        key: {"name": value} if key in ("method", "tuning", *AXES) and isinstance(value, str) else value
         for key, value in file.items()
     }
     method = file.get("method")
@@ -75,12 +80,12 @@ def _nested(file: dict[str, Any]) -> dict[str, Any]:
 
 
 def _named(group: str, arguments: Sequence[str], file: dict[str, Any]) -> str | None:
-    """Return the name that the command line, or else the file, gives for a method or part."""
+    """Return the name that the command line, or else the file, gives for a method, scheme or part."""
     return find_value(arguments, f"--{group}.name") or (file.get(group) or {}).get("name")
 
 
 def _add_settings(options: Options, group: str, recipe: type, texts: dict[str, str]) -> None:
-    """Add an option for every setting of a method or part, without a default: what is not given stays its own."""
+    """Add an option for every setting of a class, without a default: what is not given stays its own."""
     hints = typing.get_type_hints(recipe)
     for setting in dataclasses.fields(recipe):
         options.add(f"{group}.{setting.name}", hints[setting.name] | None, None, texts.get(setting.name, ""))

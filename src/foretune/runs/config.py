@@ -65,6 +65,7 @@ class TrainConfig(ModelConfig):
     """`foretune train`: tune a model on a task and evaluate it before and after."""
 
     method: dict[str, Any] = field(default_factory=lambda: {"name": "mezo"})
+    tuning: dict[str, Any] = field(default_factory=lambda: {"name": "full"})
     space: dict[str, Any] | None = None
     direction: dict[str, Any] | None = None
     update: dict[str, Any] | None = None

@@ -9,13 +9,21 @@ from typing import Any
 from foretune.evaluation import evaluate_classification
 from foretune.objectives import encode_examples, usable_length
 from foretune.runs.config import EvaluateConfig
-from foretune.runs.loading import check_model_path, load_model, load_tokenizer, resolve_device, resolve_dtype
+from foretune.runs.loading import (
+    check_model_path,
+    is_adapter,
+    load_adapter,
+    load_model,
+    load_tokenizer,
+    resolve_device,
+    resolve_dtype,
+)
 from foretune.runs.train import FINAL_NAME
 from foretune.tasks import load_task_data
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Evaluate a model (or the final model of a run folder) on the test rows of a task.
+    """Evaluate a model, an adapter or the final model of a run folder on the test rows of a task.
 
     Raises:
         UsageError: an option or an input file is wrong.
@@ -23,7 +31,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     config.check()
     final = Path(config.model) / FINAL_NAME
     name = str(final) if final.is_dir() else config.model
-    check_model_path(name)
+    if not is_adapter(name):
+        check_model_path(name)
     data = load_task_data(
         config.task,
         config.data_dir,
@@ -34,9 +43,13 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         template=config.template,
     )
     device = resolve_device(config.device)
-    loading = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-    tokenizer = load_tokenizer(name, **loading)
-    model = load_model(name, dtype=resolve_dtype(config.dtype, device), device=device, **loading)
+    placing = {"dtype": resolve_dtype(config.dtype, device), "device": device}
+    if is_adapter(name):
+        model, tokenizer = load_adapter(name, trust_remote_code=config.trust_remote_code, **placing)
+    else:
+        loading = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+        tokenizer = load_tokenizer(name, **loading)
+        model = load_model(name, **placing, **loading)
     rows = encode_examples(data.evaluation, tokenizer, usable_length(model, config.max_length))
     result = evaluate_classification(model, rows, batch_size=config.eval_batch_size)
     results = {

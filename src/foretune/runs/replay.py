@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from foretune.adapters import make_tuning
 from foretune.errors import JournalError, UsageError
 from foretune.journal import Journal, replay
 from foretune.methods import make_method
@@ -32,6 +33,7 @@ def replay_run(config: ReplayConfig) -> int:
     loading = {"revision": revision, "trust_remote_code": config.trust_remote_code}
     tokenizer = load_tokenizer(name, **loading)
     model = load_model(name, dtype=resolve_dtype(base["dtype"], device), device=device, **loading)
+    model = make_tuning(header["config"]["tuning"]).attach(model, seed=header["seed"], revision=revision)
     settings = dict(header["method"])
     method = make_method(settings.pop("name"), settings)
     optimizer = Optimizer(model, **method.optimizer_arguments(), seed=header["seed"])

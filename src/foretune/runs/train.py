@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import resource
 import time
@@ -17,6 +18,7 @@ import yaml
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback
 
+from foretune.adapters import AbstractTuning, make_tuning
 from foretune.composition import AXES
 from foretune.errors import UsageError
 from foretune.evaluation import evaluate_classification
@@ -28,6 +30,8 @@ from foretune.runs.loading import check_model_path, load_model, load_tokenizer, 
 from foretune.tasks import load_task_data
 from foretune.trainer import ZOTrainer, ZOTrainingArguments
 from foretune.trainer.trainer import JOURNAL_NAME
+
+logger = logging.getLogger(__name__)
 
 RESULTS_NAME = "results.json"
 CONFIG_NAME = "config.yaml"
@@ -59,14 +63,18 @@ def train(config: TrainConfig, callbacks: Sequence[TrainerCallback] = ()) -> dic
         JournalError: the run in the output folder cannot be continued with these settings.
     """
     config.check()
-    method = make_method(config.method["name"], config.method_options, total_steps=config.steps)
+    tuning = make_tuning(config.tuning)
+    method = make_method(config.method["name"], config.method_options, total_steps=config.steps, tuning=tuning.name)
+    _warn_of_defaults(config, method, tuning)
     output = Path(config.output)
     _check_output(output, config.resume)
     finished = output / RESULTS_NAME
     if config.resume and finished.exists():
         results = json.loads(finished.read_text())
         undecided = {"dtype"} if config.dtype == "auto" else set()
-        check_header(results["config"], _resolve(config, method, config.dtype), ignore=(*_FREE_ON_RESUME, *undecided))
+        check_header(
+            results["config"], _resolve(config, method, tuning, config.dtype), ignore=(*_FREE_ON_RESUME, *undecided)
+        )
         return results
     check_model_path(config.model)
     data = load_task_data(
@@ -78,18 +86,19 @@ def train(config: TrainConfig, callbacks: Sequence[TrainerCallback] = ()) -> dic
         train_set_seed=config.train_set_seed,
         template=config.template,
     )
-    arguments = _arguments(config, has_dev=bool(data.dev))
+    arguments = _arguments(config, method, has_dev=bool(data.dev))
     _make_output(output)
 
     device = resolve_device(config.device)
     tokenizer = load_tokenizer(config.model, revision=config.revision, trust_remote_code=config.trust_remote_code)
-    model = load_model(
+    base = load_model(
         config.model,
         dtype=resolve_dtype(config.dtype, device),
         device=device,
         revision=config.revision,
         trust_remote_code=config.trust_remote_code,
     )
+    model = tuning.attach(base, seed=config.seed, revision=config.revision)
     length = usable_length(model, config.max_length)
     rows, dev, test = (encode_examples(part, tokenizer, length) for part in (data.train, data.dev, data.evaluation))
     dtype = str(model.dtype).removeprefix("torch.")
@@ -98,9 +107,9 @@ def train(config: TrainConfig, callbacks: Sequence[TrainerCallback] = ()) -> dic
         result = evaluate_classification(candidate, examples, batch_size=config.eval_batch_size)
         return {"accuracy": result.accuracy, "loss": result.loss}
 
-    resolved = _resolve(config, method, dtype)
+    resolved = _resolve(config, method, tuning, dtype)
     (output / CONFIG_NAME).write_text(yaml.safe_dump(resolved, sort_keys=False))
-    zero_shot = score(test)
+    zero_shot = score(test, base)  # with LoRA the base holds an adapter that adds nothing yet
     objective = ClassificationObjective(find_tied_head(model))
     clock = _StepClock(lambda: trainer.repeats_step)
     trainer = ZOTrainer(
@@ -127,6 +136,8 @@ def train(config: TrainConfig, callbacks: Sequence[TrainerCallback] = ()) -> dic
     results = {
         "task": data.task.name,
         "method": method.describe()["name"],
+        "tuning": tuning.name,
+        "num_trainable_parameters": sum(tensor.numel() for tensor in model.parameters() if tensor.requires_grad),
         "model": config.model,
         "steps": config.steps,
         "seed": config.seed,
@@ -154,23 +165,40 @@ def train(config: TrainConfig, callbacks: Sequence[TrainerCallback] = ()) -> dic
     return results
 
 
-def _resolve(config: TrainConfig, method: AbstractMethod, dtype: str) -> dict[str, Any]:
+def _resolve(config: TrainConfig, method: AbstractMethod, tuning: AbstractTuning, dtype: str) -> dict[str, Any]:
     """Return every setting as it takes effect; the options a method shares stand under `method` only."""
-    resolved = {**asdict(config), "method": method.describe(), "eval_steps": config.resolved_eval_steps, "dtype": dtype}
+    resolved = {
+        **asdict(config),
+        "method": method.describe(),
+        "tuning": tuning.describe(),
+        "eval_steps": config.resolved_eval_steps,
+        "dtype": dtype,
+    }
     for shared in ("lr", "zo_eps", "num_directions", *AXES):
         del resolved[shared]
     return resolved
 
 
-def _arguments(config: TrainConfig, *, has_dev: bool) -> ZOTrainingArguments:
-    options = config.method_options
-    lr = options.pop("lr", None)
+def _warn_of_defaults(config: TrainConfig, method: AbstractMethod, tuning: AbstractTuning) -> None:
+    """Say that a learning rate is that of full tuning: adapters need one 100 to 10,000 times larger."""
+    published = "full" not in method.schemes or tuning.name in {"full", *method.tuning_defaults}
+    if not published and "lr" not in config.method_options:
+        logger.warning(
+            "No lr is known for --method %s with --tuning %s; %g is that of full tuning and likely far too small.",
+            config.method["name"],
+            tuning.name,
+            method.lr,
+        )
+
+
+def _arguments(config: TrainConfig, method: AbstractMethod, *, has_dev: bool) -> ZOTrainingArguments:
+    settings = method.describe()
     every = config.resolved_eval_steps
     return ZOTrainingArguments(
         output_dir=config.output,
-        method=config.method["name"],
-        method_options=options,
-        learning_rate=lr,
+        method=settings.pop("name"),
+        learning_rate=settings.pop("lr"),
+        method_options=settings,
         engine=config.engine,
         max_steps=config.steps,
         per_device_train_batch_size=config.batch_size,

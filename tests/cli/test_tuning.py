@@ -1,0 +1,239 @@
+"""`--tuning lora | prefix | prompt` from the first step to evaluation, resume and replay."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from foretune.adapters import peft_warnings_hidden
+from foretune.cli.main import main
+from foretune.cli.train import parse
+from foretune.methods.mezo import MeZOMethod
+from foretune.runs import train as train_module
+
+SCHEMES = ["lora", "prefix", "prompt"]
+NUM_TRAINABLE = {  # of the tiny models: 2 layers, hidden size 16; LLaMA has values of width 8
+    "opt": {"lora": 2 * 2 * 8 * (16 + 16), "prefix": 5 * 2 * 2 * 16, "prompt": 10 * 16},
+    "llama": {"lora": 2 * 8 * ((16 + 16) + (16 + 8)), "prefix": 5 * 2 * 2 * 8, "prompt": 10 * 16},
+}
+
+
+@pytest.fixture(scope="module")
+def tiny_llama(tmp_path_factory, tiny_tokenizer):
+    """Folder with a LLaMA of two layers, two heads of queries for each of keys and values, random weights."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("llama")
+    config = LlamaConfig(
+        vocab_size=len(tiny_tokenizer), hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64, pad_token_id=1, bos_token_id=2,
+        eos_token_id=2,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+def words_of(model, rows_dir, output, scheme, *others):
+    words = f"train --model {model} --data-dir {rows_dir} --task sst2 --output {output} --device cpu --tuning {scheme}"
+    words += " --steps 6 --eval-steps 3 --log-steps 2 --batch-size 4 --num-train 20 --num-dev 8 --num-eval 12"
+    return [*words.split(), *others]
+
+
+@pytest.fixture(scope="module", params=[(model, scheme) for model in NUM_TRAINABLE for scheme in SCHEMES])
+def run(request, tiny_model, tiny_llama, rows_dir, tmp_path_factory):
+    """A finished run: its folder, its command, the kind of model and the scheme."""
+    kind, scheme = request.param
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    words = words_of({"opt": tiny_model, "llama": tiny_llama}[kind], rows_dir, folder, scheme)
+    assert main(words) == 0
+    return folder, words, kind, scheme
+
+
+def adapter(folder):
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all((first[name] == second[name]).all() for name in first)
+
+
+def test_a_run_tunes_the_scheme_and_says_so(run):
+    folder, _, kind, scheme = run
+    results = json.loads((folder / "results.json").read_text())
+    assert results["tuning"] == results["config"]["tuning"]["name"] == scheme
+    assert results["num_trainable_parameters"] == NUM_TRAINABLE[kind][scheme]
+    assert results["engine"] == "layerwise"
+    checkpoints = [adapter(folder / name) for name in ("checkpoint-3", "checkpoint-6")]
+    assert not equal(*checkpoints)
+    assert sum(tensor.numel() for tensor in checkpoints[0].values()) == NUM_TRAINABLE[kind][scheme]
+    assert equal(adapter(folder / "final"), adapter(folder / f"checkpoint-{results['final_model']['step']}"))
+    assert not list(folder.rglob("model.safetensors"))
+
+
+def test_the_final_adapter_loads_in_plain_peft_and_evaluates_as_in_the_run(run, rows_dir, tmp_path):
+    from peft import AutoPeftModelForCausalLM
+
+    folder, _, _, _ = run
+    with peft_warnings_hidden():
+        AutoPeftModelForCausalLM.from_pretrained(folder / "final")
+    expected = json.loads((folder / "results.json").read_text())["metrics"]["final"]
+    for model in (folder, folder / "final", folder / "checkpoint-6"):
+        output = tmp_path / "evaluation.json"
+        words = f"evaluate --model {model} --task sst2 --data-dir {rows_dir} --device cpu --output {output}"
+        assert main(words.split()) == 0
+        found = json.loads(output.read_text())["metrics"]["model"]
+        assert (model.name == "checkpoint-6") or found == pytest.approx(expected, rel=1e-5)
+
+
+def test_replay_rebuilds_the_adapter(run, tmp_path):
+    """From base model, seed and journal: bit for bit, whatever number of threads there is."""
+    import torch
+
+    folder, _, _, _ = run
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert main(["replay", str(folder), "-o", str(tmp_path / "final")]) == 0
+        assert main(["replay", str(folder), "-o", str(tmp_path / "last"), "--step", "6"]) == 0
+    finally:
+        torch.set_num_threads(before)
+    assert equal(adapter(tmp_path / "final"), adapter(folder / "final"))
+    assert equal(adapter(tmp_path / "last"), adapter(folder / "checkpoint-6"))
+    ours, theirs = (
+        json.loads((path / "adapter_config.json").read_text()) for path in (tmp_path / "last", folder / "final")
+    )
+    assert ours == theirs
+
+
+class Dies(TrainerCallback):
+    """Raises after a step that no checkpoint follows."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 5:
+            raise KeyboardInterrupt
+
+
+def test_resume_gives_the_bits_of_an_uninterrupted_run(run, tmp_path):
+    folder, words, _, _ = run
+    words = [str(tmp_path / "again") if word == str(folder) else word for word in words]
+    with pytest.raises(KeyboardInterrupt):
+        train_module.train(parse(words[1:]), callbacks=[Dies()])
+    assert main([*words, "--resume"]) == 0
+    for name in ("checkpoint-6", "final"):
+        assert equal(adapter(tmp_path / "again" / name), adapter(folder / name))
+    for name in ("journal", "metrics.jsonl"):
+        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_a_resolved_configuration_starts_the_same_run(run, tmp_path):
+    folder, _, _, scheme = run
+    file = folder / "config.yaml"
+    assert yaml.safe_load(file.read_text())["tuning"]["name"] == scheme
+    assert main(["train", "--config", str(file), "--output", str(tmp_path / "again")]) == 0
+    assert equal(adapter(tmp_path / "again" / "final"), adapter(folder / "final"))
+
+
+def test_an_interrupted_run_refuses_another_adapter_by_name(run, tmp_path, capsys):
+    folder, words, _, scheme = run
+    shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy" / "results.json").unlink()
+    words = [str(tmp_path / "copy") if word == str(folder) else word for word in words]
+    change = ["--tuning.r", "4"] if scheme == "lora" else ["--tuning.init", "random"]
+    assert main([*words, "--resume", *change]) == 1
+    assert f"config.tuning.{change[0].rpartition('.')[2]}" in capsys.readouterr().err
+
+
+def test_half_precision_bases_have_float32_adapters(tiny_model, rows_dir, tmp_path):
+    words = words_of(tiny_model, rows_dir, tmp_path / "run", "prefix", "--dtype", "bfloat16", "--tuning.init", "random")
+    assert main(words) == 0
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["dtype"] == "bfloat16"
+    assert {str(tensor.dtype) for tensor in adapter(tmp_path / "run" / "final").values()} == {"torch.float32"}
+    assert main(["replay", str(tmp_path / "run"), "-o", str(tmp_path / "again")]) == 0
+    assert equal(adapter(tmp_path / "again"), adapter(tmp_path / "run" / "final"))
+
+
+def test_published_settings_of_the_scheme_are_the_defaults(tiny_model, rows_dir, tmp_path, caplog):
+    found = {}
+    for scheme in ("full", *SCHEMES):
+        method = train_module.make_method("mezo", {}, tuning=scheme)
+        found[scheme] = (method.lr, method.zo_eps)
+    assert found == {"full": (1e-6, 1e-3), "lora": (5e-5, 1e-2), "prefix": (1e-3, 1e-1), "prompt": (1e-3, 1e-2)}
+    assert train_module.make_method("mezo", {"lr": 0.5}, tuning="prefix").lr == 0.5
+    with caplog.at_level(logging.WARNING):
+        words = words_of(tiny_model, rows_dir, tmp_path / "run", "lora", "--method", "lozo", "--steps", "1")
+        assert main(words) == 0
+    assert "No lr is known for --method lozo with --tuning lora" in caplog.text
+
+
+def test_yaml_names_a_scheme_or_its_settings(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("tuning: lora\n")
+    assert parse(["--config", str(file)]).tuning == {"name": "lora", "r": None, "alpha": None}
+    file.write_text("tuning: {name: prompt, num_virtual_tokens: 3}\n")
+    assert parse(["--config", str(file), "--tuning.init=random"]).tuning == {
+        "name": "prompt",
+        "num_virtual_tokens": 3,
+        "init": "random",
+    }
+    assert parse([]).tuning["name"] == "full"
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("--tuning lorra", ["'lorra'", "Did you mean: lora"]),
+        ("--tuning lora --tuning.rank 3", ["--tuning.rank", "--tuning.r"]),
+        ("--tuning.r 3", ["--tuning.r", "this tuning"]),
+        ("--tuning lora --tuning.r 0", ["--tuning.r must be at least 1", "0"]),
+        ("--tuning lora --tuning.r many", ["--tuning.r must be a whole number", "'many'"]),
+        ("--tuning prefix --tuning.num_virtual_tokens -1", ["--tuning.num_virtual_tokens must be at least 1", "-1"]),
+        ("--tuning prompt --tuning.init text", ["--tuning.init must be one of real, random", "'text'"]),
+        ("--tuning prompt --method mezo", ["'mezo' is not defined for --tuning prompt", "use full or lora"]),
+    ],
+)
+def test_bad_options_are_named_before_a_model_is_loaded(train_words, capsys, monkeypatch, words, parts):
+    monkeypatch.setattr(train_module, "load_model", None)
+    if "--method" in words:
+        monkeypatch.setattr(MeZOMethod, "schemes", ("full", "lora"))
+    assert main([*train_words, *words.split()]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    for part in parts:
+        assert part in line
+
+
+def test_an_adapter_that_cannot_be_used_is_named(run, rows_dir, tmp_path, capsys):
+    folder, words, _, _ = run
+    final = str(folder / "final")
+    base = words[words.index("--model") + 1]
+    assert main([final if word == base else word for word in [*words, "--output", str(tmp_path / "run")]]) == 2
+    assert "is an adapter; give a whole model" in capsys.readouterr().err
+    shutil.copytree(final, tmp_path / "moved")
+    config = json.loads((tmp_path / "moved" / "adapter_config.json").read_text())
+    for missing, message in ((str(tmp_path / "gone"), "no such folder"), (None, "names no base model")):
+        (tmp_path / "moved" / "adapter_config.json").write_text(
+            json.dumps({**config, "base_model_name_or_path": missing})
+        )
+        evaluate = f"evaluate --model {tmp_path / 'moved'} --task sst2 --data-dir {rows_dir} --device cpu"
+        assert main(evaluate.split()) == 2
+        error = capsys.readouterr().err
+        assert f"--model {tmp_path / 'moved'}" in error
+        assert message in error
+
+
+def test_virtual_tokens_that_leave_no_room_are_refused(tiny_model, rows_dir, tmp_path, capsys):
+    words = words_of(tiny_model, rows_dir, tmp_path / "run", "prompt", "--tuning.num_virtual_tokens", "63")
+    assert main(words) == 1
+    assert (
+        "--tuning.num_virtual_tokens 63 leaves no room for text: the model has 64 positions" in capsys.readouterr().err
+    )
