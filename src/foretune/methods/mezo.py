@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 from foretune.directions import Gaussian
 from foretune.errors import UsageError, near_misses
@@ -42,6 +44,13 @@ class MeZOMethod(AbstractMethod):
     class_name: ClassVar[str] = "MeZO"
     paper: ClassVar[str] = "Fine-Tuning Language Models with Just Forward Passes, arXiv:2305.17333"
     family: ClassVar[str] = "ZO-SGD"
+    tuning_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+        {
+            "lora": {"lr": 5e-5, "zo_eps": 1e-2},
+            "prefix": {"lr": 1e-3, "zo_eps": 1e-1},
+            "prompt": {"lr": 1e-3, "zo_eps": 1e-2},
+        }
+    )
     toy: ClassVar[Toy] = Toy(options={"lr": 0.05}, num_steps=150)
 
     lr: float = 1e-6
