@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     MeZO: type[Optimizer]
     LOZO: type[Optimizer]
     LOZOM: type[Optimizer]
+    SubZero: type[Optimizer]
 
 __version__ = version("foretune")
 
@@ -27,7 +28,7 @@ _HOMES = {
     "Optimizer": "foretune.optimizer",
     "ZOTrainer": "foretune.trainer",
     "ZOTrainingArguments": "foretune.trainer",
-    **dict.fromkeys(("Identity", "LowRank"), "foretune.spaces"),
+    **dict.fromkeys(("Identity", "LowRank", "Orthonormal"), "foretune.spaces"),
     **dict.fromkeys(("Gaussian", "Rademacher"), "foretune.directions"),
     **dict.fromkeys(("TwoSided", "OneSided"), "foretune.estimators"),
     **dict.fromkeys(("SGD", "Momentum", "Adam", "Sign", "HeavyBall", "Conservative"), "foretune.updates"),

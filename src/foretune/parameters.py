@@ -44,6 +44,31 @@ def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int] | None:
     return shape[0], rest
 
 
+def is_adapter(name: str) -> bool:
+    """Whether a canonical name is one of those that peft gives to the tensors of LoRA, prefixes and prompts."""
+    components = name.split(".")
+    return "prompt_encoder" in components or any(component.startswith("lora_") for component in components)
+
+
+def prefix_views(model: nn.Module) -> dict[int, int]:
+    """Return how many matrices peft's prefix tensors hold, by id: a key and a value of each layer, side by side.
+
+    The columns of a prefix tensor are layer by layer, first the key, then the value, ``token_dim`` of each. With
+    ``prefix_projection`` the tensor is a table that a network reads, and one matrix.
+    """
+    views = {}
+    for module in model.modules():
+        configs = getattr(module, "peft_config", None)
+        for adapter, config in configs.items() if isinstance(configs, dict) else ():
+            if config.peft_type != "PREFIX_TUNING" or config.prefix_projection:
+                continue
+            tensor = module.get_parameter(f"prompt_encoder.{adapter}.embedding.weight")
+            num_tokens, num_columns = tensor.shape
+            if matrix_shape((num_tokens, config.token_dim)) is not None:
+                views[id(tensor)] = num_columns // config.token_dim
+    return views
+
+
 def is_plain(tensor: Tensor) -> bool:
     """Whether the tensor is dense strided memory of its own (not sharded, quantized, sparse or meta)."""
     overrides = type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__
@@ -70,11 +95,14 @@ def memory_span(tensor: Tensor) -> MemorySpan:
     return MemorySpan(tensor.untyped_storage().data_ptr(), start, stop)
 
 
-def collect_trainables(model: nn.Module) -> tuple[Trainable, ...]:
+def collect_trainables(model: nn.Module, *, shapes_only: bool = False) -> tuple[Trainable, ...]:
     """List the tensors of `model` with ``requires_grad``, once each, ordered by canonical name.
 
     Tied tensors (one `nn.Parameter` under several names) appear under the smallest of their names.
 
+    Args:
+        model: Its parameters with ``requires_grad`` are listed.
+        shapes_only: Take tensors without memory (meta device) too: for predictions, not for training.
     Raises:
         UsageError: the model has no trainable tensor.
         IncompatibleError: a tensor has a dtype without noise, has no memory of its own (meta device, lazy,
@@ -97,10 +125,12 @@ def collect_trainables(model: nn.Module) -> tuple[Trainable, ...]:
     if not names:
         raise UsageError("The model has no trainable tensor: requires_grad is False on every parameter.")
 
+    views = prefix_views(model)
     trainables = []
     for key in sorted(names, key=names.__getitem__):
         name, parameter = names[key], parameters[key]
-        _check_tensor(name, parameter)
+        if not shapes_only:
+            _check_tensor(name, parameter)
         trainables.append(
             Trainable(
                 name=name,
@@ -108,10 +138,13 @@ def collect_trainables(model: nn.Module) -> tuple[Trainable, ...]:
                 stream=stream_id(name),
                 matrix_shape=matrix_shape(tuple(parameter.shape)),
                 decays=parameter.dim() >= 2 and key not in undecayed,
+                num_views=views.get(key, 1),
+                is_adapter=is_adapter(name),
             )
         )
     _check_streams(trainables)
-    _check_memory(model, trainables)
+    if not shapes_only:
+        _check_memory(model, trainables)
     return tuple(trainables)
 
 

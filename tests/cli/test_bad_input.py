@@ -55,6 +55,7 @@ def _no_model_is_loaded(request, monkeypatch):
         ("train --method lozo --method.rank 0", ["rank must be at least 1"]),
         ("train --method lozo --method.interval 0", ["interval must be at least 1"]),
         ("train --method lozo_m --method.beta 1", ["beta must be in [0, 1)"]),
+        ("train --method subzero --method.align maybe", ["--method.align must be true or false", "'maybe'"]),
         ("train --method.lr 1e-3 --lr 1e-4", ["contradicts"]),
         ("train --method.estimator three_sided", ["--method.estimator must be one of"]),
         ("train --model /no/such/model", ["--model /no/such/model", "no such folder"]),

@@ -10,8 +10,9 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from foretune import noise
 from foretune.errors import IncompatibleError, UsageError
 from foretune.noise import Noise, Purpose, stream_id
-from foretune.parameters import collect_trainables, matrix_shape, memory_span
-from model_zoo import Lists, Nested, gpt2, llama, opt, qwen2_moe, roberta
+from foretune.parameters import collect_trainables, is_adapter, matrix_shape, memory_span
+from foretune.types import Trainable
+from model_zoo import Lists, Nested, gpt2, llama, opt, qwen2_moe, roberta, with_adapter
 
 
 def names(model: nn.Module) -> list[str]:
@@ -236,3 +237,35 @@ def test_memory_spans() -> None:
     assert not memory_span(memory[:2]).overlaps(memory_span(memory[2:]))
     assert memory_span(memory[:3]).overlaps(memory_span(memory[2:]))
     assert not memory_span(memory).overlaps(memory_span(torch.zeros(4, 6)))
+
+
+# ---------------------------------------------------------------- adapters
+
+
+def adapted(kind: str) -> list[Trainable]:
+    return list(collect_trainables(with_adapter(llama, kind)))
+
+
+def test_tensors_of_adapters_are_known_by_their_names() -> None:
+    """LoRA's factors, prefixes and prompts; not a model's own tensors, fully tuned."""
+    assert [len(adapted(kind)) for kind in ("lora", "prefix", "prompt")] == [8, 1, 1]
+    assert all(trainable.is_adapter for kind in ("lora", "prefix", "prompt") for trainable in adapted(kind))
+    assert not any(trainable.is_adapter for trainable in collect_trainables(llama()))
+    assert not is_adapter("model.exploration.prompt_encoder_norm.weight")
+
+
+def test_a_prefix_holds_a_key_and_a_value_per_layer() -> None:
+    """Their width is that of the key heads: 2 of 4 heads of 4."""
+    (prefix,) = adapted("prefix")
+    assert (prefix.shape, prefix.matrix_shape, prefix.num_views) == ((3, 32), (3, 32), 4)
+    assert {trainable.num_views for kind in ("lora", "prompt") for trainable in adapted(kind)} == {1}
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_prefixes_that_are_no_stack_of_matrices() -> None:
+    """One that a network makes, and one of a single token, which is a vector."""
+    from peft import PrefixTuningConfig, TaskType, get_peft_model
+
+    for settings in ({"num_virtual_tokens": 3, "prefix_projection": True}, {"num_virtual_tokens": 1}):
+        config = PrefixTuningConfig(task_type=TaskType.CAUSAL_LM, **settings)
+        assert {trainable.num_views for trainable in collect_trainables(get_peft_model(llama(), config))} == {1}

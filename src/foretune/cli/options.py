@@ -85,10 +85,10 @@ class Options:
                 self.add(option.name, hints[option.name], option.default, option.metadata["help"])
 
     def add(self, name: str, hint: Any, default: Any, help_text: str) -> None:
-        """Add one option; a dotted name becomes a nested key."""
+        """Add one option; a dotted name becomes a nested key. What is on by default takes a value: `--align false`."""
         self._types[name] = hint
         flags = dict.fromkeys((flag(name), f"--{name}"))
-        if hint is bool:
+        if hint is bool and not default:
             self.parser.add_argument(*flags, action="store_true", default=default, help=help_text)
         else:
             self.parser.add_argument(*flags, type=hint, default=default, help=help_text)

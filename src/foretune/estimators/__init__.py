@@ -1,6 +1,7 @@
 """Which losses give which scalars."""
 
+from foretune.estimators.finite_differences import finite_differences
 from foretune.estimators.one_sided import OneSided
 from foretune.estimators.two_sided import TwoSided
 
-__all__ = ["OneSided", "TwoSided"]
+__all__ = ["OneSided", "TwoSided", "finite_differences"]

@@ -8,15 +8,12 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from foretune.directions import Gaussian
-from foretune.errors import UsageError, near_misses
-from foretune.estimators import OneSided, TwoSided
+from foretune.estimators import finite_differences
 from foretune.methods.base import METHODS, AbstractMethod, Toy
 from foretune.schedules import Whole
 from foretune.spaces import Identity
 from foretune.types import Parts
 from foretune.updates import SGD
-
-ESTIMATORS = {"two_sided": TwoSided, "one_sided": OneSided}
 
 
 @METHODS.register("mezo", aliases=("zo_sgd",))
@@ -61,12 +58,10 @@ class MeZOMethod(AbstractMethod):
 
     def parts(self) -> Parts:
         """Identity x Gaussian x (TwoSided or OneSided) x SGD x Whole."""
-        if self.estimator not in ESTIMATORS:
-            raise UsageError(f"Unknown estimator {self.estimator!r}.{near_misses(str(self.estimator), ESTIMATORS)}")
         return Parts(
             space=Identity(),
             direction=Gaussian(),
-            estimator=ESTIMATORS[self.estimator](zo_eps=self.zo_eps, num_directions=self.num_directions),
+            estimator=finite_differences(self.estimator, zo_eps=self.zo_eps, num_directions=self.num_directions),
             update=SGD(weight_decay=self.weight_decay),
             schedule=Whole(),
         )

@@ -3,5 +3,6 @@
 from foretune.spaces.identity import Identity
 from foretune.spaces.low_rank import LowRank
 from foretune.spaces.masked import Masked
+from foretune.spaces.orthonormal import Orthonormal
 
-__all__ = ["Identity", "LowRank", "Masked"]
+__all__ = ["Identity", "LowRank", "Masked", "Orthonormal"]

@@ -10,10 +10,8 @@ from torch import Tensor
 from foretune import noise
 from foretune.errors import UsageError
 from foretune.noise import Noise, Purpose
-from foretune.spaces.identity import Identity
+from foretune.spaces.views import add_products, stack_shape, view_shape
 from foretune.types import AbstractSpace, Combination, Trainable
-
-_FULL = Identity()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +19,8 @@ class LowRank(AbstractSpace):
     """Matrices move along ``U V^T``; vectors (biases, norm weights) keep the full space.
 
         lift(U) = U V^T,  U (m, r) the coordinates,  V (n, r) of N(0, 1), redrawn every `interval` steps
+
+    A tensor that holds several matrices (`Trainable.num_views`) has a U and a V for each, stacked.
 
     V is regenerated from its noise stream wherever it is needed, so the space itself keeps nothing.
     E||lift(U)||^2 = m n r for unit-variance U; ``E[lift(estimate)] = gradient`` needs the paper's factor 1/r.
@@ -45,10 +45,10 @@ class LowRank(AbstractSpace):
                 raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
     def coordinate_shape(self, trainable: Trainable) -> tuple[int, ...]:
-        """``(m, rank)`` for a matrix, the tensor's own shape for a vector."""
+        """``(m, rank)`` for a matrix (a stack of them for several), the tensor's own shape for a vector."""
         if trainable.matrix_shape is None:
             return trainable.shape
-        return trainable.matrix_shape[0], self.rank
+        return stack_shape(trainable.num_views, view_shape(trainable)[0], self.rank)
 
     def lifts(self, trainable: Trainable) -> bool:
         """True for matrices."""
@@ -63,17 +63,15 @@ class LowRank(AbstractSpace):
         return 1.0 if trainable.matrix_shape is None else 1.0 / self.rank
 
     def basis(self, trainable: Trainable, *, seed: int, epoch: int) -> Tensor:
-        """Regenerate V of one matrix, shape (n, rank), in the tensor's compute dtype.
+        """Regenerate V of one matrix, shape (n, rank) or a stack of these, in the tensor's compute dtype.
 
         The values depend on `(seed, epoch, name)` only; the stored layout is (rank, n) transposed, so that a
         column of V is contiguous for the lift.
         """
-        assert trainable.matrix_shape is not None
-        _, n = trainable.matrix_shape
-        parameter = trainable.parameter
-        transposed = torch.empty(self.rank, n, dtype=trainable.compute_dtype, device=parameter.device)
+        shape = stack_shape(trainable.num_views, self.rank, view_shape(trainable)[1])
+        transposed = torch.empty(shape, dtype=trainable.compute_dtype, device=trainable.parameter.device)
         noise.fill(transposed, Noise(noise.mix(seed, epoch), trainable.stream, Purpose.RIGHT))
-        return transposed.T
+        return transposed.mT
 
     def add(
         self,
@@ -89,26 +87,14 @@ class LowRank(AbstractSpace):
         rows: Tensor | None = None,
     ) -> None:
         """Write ``out = scale * base + U V^T`` for ``U = vector``; U is made first, it is small."""
+        assert vector.mask is None, "a masked vector in coordinates that are lifted"
         if trainable.matrix_shape is None or vector.is_zero:
-            zero = Combination() if vector.is_zero else vector
-            _FULL.add(
-                trainable,
-                zero,
-                out=out,
-                base=base,
-                seed=seed,
-                epoch=epoch,
-                scale=scale,
-                rounding=rounding,
-                rows=rows,
-            )
+            vector = Combination() if vector.is_zero else vector
+            vector.add_to(out, base, scale=scale, rounding=rounding, rows=rows)
             return
-        left = torch.zeros(
-            self.coordinate_shape(trainable), dtype=trainable.compute_dtype, device=trainable.parameter.device
-        )
-        vector.add_to(left, left)
+        left = vector.materialize(self.coordinate_shape(trainable), trainable.parameter)
         right = self.basis(trainable, seed=seed, epoch=epoch)
-        noise.add_low_rank(out, base, left, right, scale=scale, rounding=rounding, rows=rows)
+        add_products(trainable, left, right, out=out, base=base, scale=scale, rounding=rounding, rows=rows)
 
     def transport(self, trainable: Trainable, vector: Tensor, *, seed: int, old_epoch: int, new_epoch: int) -> Tensor:
         """Return ``N V_old^T V_new / n``, the cheap least-squares projection of ``N V_old^T`` (LOZO-M).
@@ -120,4 +106,5 @@ class LowRank(AbstractSpace):
             return vector
         old = self.basis(trainable, seed=seed, epoch=old_epoch)
         new = self.basis(trainable, seed=seed, epoch=new_epoch)
-        return vector @ (old.T @ new).div_(trainable.matrix_shape[1])
+        with torch.autocast(vector.device.type, enabled=False):  # the caller's precision is that of its forward
+            return vector @ (old.mT @ new).div_(view_shape(trainable)[1])
