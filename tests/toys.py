@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -58,16 +60,36 @@ def _register(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
     model.register_parameter(own_name, parameter)
 
 
-class Regression(nn.Module):
-    """Mean squared error of a linear layer with a bias on data it can fit exactly: 10 numbers, optimum 0."""
+class LoRALinear(nn.Module):
+    """A frozen linear layer and a trainable low-rank update, ``W x + b + B A x``, named as in peft."""
 
-    def __init__(self) -> None:
+    def __init__(self, in_features: int, out_features: int, rank: int = 2) -> None:
+        super().__init__()
+        self.base_layer = nn.Linear(in_features, out_features).requires_grad_(False)
+        self.lora_A = nn.ModuleDict({"default": nn.Linear(in_features, rank, bias=False)})
+        self.lora_B = nn.ModuleDict({"default": nn.Linear(rank, out_features, bias=False)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The output."""
+        return self.base_layer(x) + self.lora_B["default"](self.lora_A["default"](x))
+
+
+class Regression(nn.Module):
+    """Mean squared error of a linear layer with a bias on data it can fit exactly: 10 numbers, optimum 0.
+
+    Args:
+        linear: Class of the layer. LoRALinear has 12 trainable numbers, and its bias is right from the start.
+    """
+
+    def __init__(self, linear: Callable[[int, int], nn.Module] = nn.Linear) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(1)
-        self.layer = nn.Linear(4, 2)
+        self.layer = linear(4, 2)
         with torch.no_grad():
-            self.layer.weight.copy_(torch.randn(2, 4, generator=generator))
-            self.layer.bias.copy_(torch.randn(2, generator=generator))
+            for parameter in self.layer.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+            if isinstance(self.layer, LoRALinear):
+                self.layer.base_layer.bias.fill_(0.5)
         self.register_buffer("inputs", torch.randn(32, 4, generator=generator))
         solution = torch.randn(2, 4, generator=generator)
         self.register_buffer("labels", self.inputs @ solution.T + 0.5)
@@ -82,20 +104,22 @@ class Net(nn.Module):
 
     Args:
         order: Names of the layers in the order in which they are registered.
+        linear: Class of the first layer and of the head. With LoRALinear only their adapters are trainable.
     """
 
     def __init__(
         self,
         dtype: torch.dtype = torch.float32,
         order: Sequence[str] = ("first", "norm", "frozen", "head"),
+        linear: Callable[[int, int], nn.Module] = nn.Linear,
     ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(2)
         layers = {
-            "first": nn.Linear(4, 3),
-            "norm": nn.LayerNorm(3),
-            "frozen": nn.Linear(3, 3),
-            "head": nn.Linear(3, 2),
+            "first": linear(4, 3),
+            "norm": nn.LayerNorm(3).requires_grad_(linear is nn.Linear),
+            "frozen": nn.Linear(3, 3).requires_grad_(False),
+            "head": linear(3, 2),
         }
         with torch.no_grad():
             for name in ("first", "frozen", "head"):
@@ -103,7 +127,6 @@ class Net(nn.Module):
                     parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
         for name in order:
             self.add_module(name, layers[name])
-        self.frozen.requires_grad_(False)
         self.register_buffer("inputs", torch.randn(8, 4, generator=generator))
         self.register_buffer("labels", torch.randn(8, 2, generator=generator))
         self.to(dtype)
@@ -113,6 +136,34 @@ class Net(nn.Module):
         outputs = self.head(torch.tanh(self.frozen(self.norm(self.first(self.inputs)))))
         precise = torch.promote_types(outputs.dtype, torch.float32)
         return (outputs.to(precise) - self.labels.to(precise)).square().mean()
+
+
+@dataclass(frozen=True)
+class Toys:
+    """Toy models for methods of one tuning scheme.
+
+    Attributes:
+        regression: Makes a `Regression`.
+        net: Makes a `Net`, of a dtype and an order of its layers.
+        named: Gives the tensors of a `Quadratic` names as the scheme has them, in the same order.
+    """
+
+    regression: Callable[[], Regression]
+    net: Callable[..., Net]
+    named: Callable[[Mapping[str, tuple[int, ...]]], Mapping[str, tuple[int, ...]]]
+
+
+def _named_as_adapters(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Give the first tensor the name of a factor B, the second one that of a factor A, and so on."""
+    sides = ["BA"[index % 2] for index in range(len(shapes))]
+    return {f"{name}.lora_{side}.weight": shape for side, (name, shape) in zip(sides, shapes.items(), strict=True)}
+
+
+TOYS = {
+    "full": Toys(Regression, Net, lambda shapes: shapes),
+    "lora": Toys(partial(Regression, linear=LoRALinear), partial(Net, linear=LoRALinear), _named_as_adapters),
+}
+"""Toy models by tuning scheme."""
 
 
 class CountedCalls:

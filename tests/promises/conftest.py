@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from foretune.methods import METHODS, AbstractMethod
+from toys import TOYS, Toys
 
 
 @pytest.fixture(autouse=True)
@@ -25,3 +26,9 @@ def recipe(request: pytest.FixtureRequest) -> type[AbstractMethod]:
     if reason is not None:
         pytest.skip(f"{request.param}: {reason}")
     return method
+
+
+@pytest.fixture
+def toys(recipe: type[AbstractMethod]) -> Toys:
+    """Models for the first tuning scheme the method is defined for."""
+    return TOYS[recipe.schemes[0]]

@@ -3,20 +3,29 @@
 import torch
 from torch import Tensor
 
+from foretune import noise
 from foretune.methods import AbstractMethod
+from foretune.types import Member
 from promised import build, build_descent, run
-from toys import Net, Quadratic, assert_mean, differing_bits, restore, weights_of
+from toys import Quadratic, Toys, assert_mean, differing_bits, restore, weights_of
 
 SHAPES = {"a": (3, 4), "b": (3,), "c": (2, 2, 2)}
 
 
-def test_it_steps_along_what_it_measured(recipe: type[AbstractMethod]) -> None:
+def _kept(member: Member) -> Tensor:
+    """Which entries of the tensor the member's mask lets move."""
+    parameter = member.trainable.parameter
+    return torch.ones(parameter.shape, dtype=torch.bool) if member.mask is None else noise.kept(member.mask, parameter)
+
+
+def test_it_steps_along_what_it_measured(recipe: type[AbstractMethod], toys: Toys) -> None:
     """Each step lies in the span of the shifts at which the closure saw the weights, also on refreshes.
 
     The shifts are those of all tensors jointly; a tensor's own learning-rate factor and its space's factor on
     the estimate are divided out first.
     """
-    model = Quadratic(SHAPES)
+    shapes = toys.named(SHAPES)
+    model = Quadratic(shapes)
     optimizer = build_descent(recipe, model, lr=1e-3)
     for step in range(8):
         factors = {
@@ -33,9 +42,9 @@ def test_it_steps_along_what_it_measured(recipe: type[AbstractMethod]) -> None:
 
         optimizer.step(closure)
         after = weights_of(model)
-        change = torch.cat([((after[name] - before[name]) / factors.get(name, 1.0)).flatten() for name in SHAPES])
+        change = torch.cat([((after[name] - before[name]) / factors.get(name, 1.0)).flatten() for name in shapes])
         shifts = torch.stack(
-            [torch.cat([(weights[name] - before[name]).flatten() for name in SHAPES]) for weights in seen]
+            [torch.cat([(weights[name] - before[name]).flatten() for name in shapes]) for weights in seen]
         )
         shifts = shifts[shifts.abs().sum(dim=1) > 0]
         outside = change - shifts.T @ torch.linalg.lstsq(shifts.T, change, rcond=1e-9, driver="gelsd").solution
@@ -43,52 +52,53 @@ def test_it_steps_along_what_it_measured(recipe: type[AbstractMethod]) -> None:
         assert float(outside.norm()) < 1e-8 * float(change.norm())
 
 
-def test_its_mean_estimate_is_the_gradient(recipe: type[AbstractMethod]) -> None:
-    """Over fixed seeds, on a quadratic, within 5 standard errors, for the tensors of the first step."""
-    shapes = {"a": (2, 3), "b": (2,)}
+def test_its_mean_estimate_is_the_gradient(recipe: type[AbstractMethod], toys: Toys) -> None:
+    """Over fixed seeds, on a quadratic, within 5 standard errors, for what the first step moves.
+
+    A tensor's own factors, ``lr * std^2`` on the entries that move, are divided out first.
+    """
+    shapes = toys.named({"a": (2, 3), "b": (2,)})
     model = Quadratic(shapes)
     start, lr = weights_of(model), 1e-6
-    members = {
-        member.trainable.name: member
-        for block in build_descent(recipe, model, lr=lr).parts.schedule.blocks(
-            0, build_descent(recipe, model, lr=lr).trainables, seed=0
-        )
-        for member in block.members
-    }
     gradient = dict(zip(shapes, model.gradient().split([6, 2]), strict=True))
-    estimates: dict[str, list[Tensor]] = {name: [] for name in members}
+    estimates: dict[str, list[Tensor]] = {}
     for seed in range(250):
         restore(model, start)
-        build_descent(recipe, model, lr=lr, seed=seed).step(model)
-        for name, tensor in weights_of(model).items():
-            if name in members:
-                factor = lr * members[name].lr * members[name].std ** 2
-                estimates[name].append(((start[name] - tensor) / factor).flatten())
+        optimizer = build_descent(recipe, model, lr=lr, seed=seed)
+        factors: dict[str, Tensor] = {}
+        for block in optimizer.parts.schedule.blocks(0, optimizer.trainables, seed=seed):
+            for member in block.members:
+                factor = lr * member.lr * member.std**2 * _kept(member)
+                factors[member.trainable.name] = factors.get(member.trainable.name, 0.0) + factor
+        optimizer.step(model)
+        for name, factor in factors.items():
+            change = start[name] - dict(model.named_parameters())[name].detach()
+            estimates.setdefault(name, []).append((change / factor).flatten())
     for name, samples in estimates.items():
         assert_mean(torch.stack(samples), gradient[name])
 
 
-def test_weights_are_restored_after_an_estimate(recipe: type[AbstractMethod]) -> None:
+def test_weights_are_restored_after_an_estimate(recipe: type[AbstractMethod], toys: Toys) -> None:
     """Bit for bit, by both engines, in every dtype (with a sequential schedule: those of the last block)."""
     for engine in ("layerwise", "in_place"):
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            model = Net(dtype)
+            model = toys.net(dtype)
             optimizer = build(recipe, model, engine=engine)
             before = weights_of(model)
             optimizer.estimate(model)
+            after = weights_of(model)
             if optimizer.parts.schedule.sequential:
                 last = optimizer.parts.schedule.blocks(0, optimizer.trainables, seed=optimizer.seed)[-1]
-                names = {member.trainable.name for member in last.members}
-            else:
-                names = set(before)
-            assert not names & set(differing_bits(before, weights_of(model)))
+                kept = {member.trainable.name: _kept(member) for member in last.members}
+                before, after = ({name: saved[name][mask] for name, mask in kept.items()} for saved in (before, after))
+            assert differing_bits(before, after) == []
 
 
-def test_both_engines_give_the_same_records(recipe: type[AbstractMethod]) -> None:
+def test_both_engines_give_the_same_records(recipe: type[AbstractMethod], toys: Toys) -> None:
     """Float64: losses and scalars to 1e-9, over steps that use the weights so far."""
     records = []
     for engine in ("layerwise", "in_place"):
-        model = Net(torch.float64)
+        model = toys.net(torch.float64)
         records.append(run(build(recipe, model, engine=engine), model, 8))
     for ours, theirs in zip(*records, strict=True):
         assert (ours.step, ours.lr, ours.zo_eps, ours.accepted) == (

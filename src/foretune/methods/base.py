@@ -20,7 +20,9 @@ from foretune.types import Parts
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Toy:
-    """Settings with which a method solves a linear regression of 10 numbers; kept by its promise tests.
+    """Settings with which a method solves a linear regression of a dozen numbers; kept by its promise tests.
+
+    The weights are those of a linear layer or, for methods that are defined for LoRA only, of an adapter on it.
 
     They also make everything a method does happen within a few steps (a basis is redrawn, a block changes).
 

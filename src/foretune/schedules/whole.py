@@ -16,22 +16,26 @@ class Whole(AbstractSchedule):
 
     Args:
         matrix_lr_scale: Factor on the learning rate of matrices (not of biases and norm weights).
+        vector_lr_scale: Factor on the learning rate of the others.
     Raises:
         UsageError: a factor that is not positive and finite.
     """
 
     matrix_lr_scale: float = 1.0
+    vector_lr_scale: float = 1.0
 
     sequential = False
 
     def __post_init__(self) -> None:
-        if not (self.matrix_lr_scale > 0 and math.isfinite(self.matrix_lr_scale)):
-            raise UsageError(f"matrix_lr_scale must be positive and finite, got {self.matrix_lr_scale}.")
+        for name in ("matrix_lr_scale", "vector_lr_scale"):
+            factor = getattr(self, name)
+            if not (factor > 0 and math.isfinite(factor)):
+                raise UsageError(f"{name} must be positive and finite, got {factor}.")
 
     def blocks(self, step: int, trainables: Sequence[Trainable], *, seed: int) -> Sequence[Block]:
         """Return one block."""
         members = (
-            Member(trainable, lr=1.0 if trainable.matrix_shape is None else self.matrix_lr_scale)
+            Member(trainable, lr=self.vector_lr_scale if trainable.matrix_shape is None else self.matrix_lr_scale)
             for trainable in trainables
         )
         return (Block(tuple(members)),)

@@ -9,7 +9,7 @@ import foretune
 from foretune.errors import UsageError
 from foretune.methods import METHODS, make_method
 from foretune.methods.base import method_name
-from toys import Regression
+from toys import TOYS, Regression
 
 
 def test_the_registry_lists_the_published_names() -> None:
@@ -49,7 +49,7 @@ def test_the_class_carries_the_settings(name: str) -> None:
         assert signature.parameters[field.name].default == field.default
     assert next(iter(signature.parameters)) == "model"
     assert list(signature.parameters)[-2:] == ["seed", "engine"]
-    optimizer = optimizer_class(Regression(), **recipe.toy.options)
+    optimizer = optimizer_class(TOYS[recipe.schemes[0]].regression(), **recipe.toy.options)
     settings = {field.name: field.default for field in fields(recipe)} | recipe.toy.options
     assert optimizer.method == {"name": name, **settings}
     assert optimizer.lr == settings["lr"]

@@ -1,4 +1,4 @@
-"""One block with everything, and the learning-rate factor of matrices."""
+"""One block with everything, and the learning-rate factors of matrices and vectors."""
 
 import pytest
 
@@ -15,13 +15,23 @@ def test_every_tensor_moves_at_every_step() -> None:
         assert {(member.std, member.lr) for member in block.members} == {(1.0, 1.0)}
 
 
-def test_the_factor_is_on_matrices_only() -> None:
-    (block,) = Whole(matrix_lr_scale=3.0).blocks(0, trainables_of(a=(3,), b=(3, 4), c=(2, 3, 4), d=(1, 1, 4)), seed=0)
-    assert [member.lr for member in block.members] == [1.0, 3.0, 3.0, 1.0]
+@pytest.mark.parametrize(
+    ("factors", "expected"),
+    [
+        ({"matrix_lr_scale": 3.0}, [1.0, 3.0, 3.0, 1.0]),
+        ({"vector_lr_scale": 0.5}, [0.5, 1.0, 1.0, 0.5]),
+        ({"matrix_lr_scale": 3.0, "vector_lr_scale": 0.5}, [0.5, 3.0, 3.0, 0.5]),
+    ],
+    ids=str,
+)
+def test_a_factor_is_on_its_class_only(factors: dict[str, float], expected: list[float]) -> None:
+    (block,) = Whole(**factors).blocks(0, trainables_of(a=(3,), b=(3, 4), c=(2, 3, 4), d=(1, 1, 4)), seed=0)
+    assert [member.lr for member in block.members] == expected
     assert {member.std for member in block.members} == {1.0}
 
 
+@pytest.mark.parametrize("option", ["matrix_lr_scale", "vector_lr_scale"])
 @pytest.mark.parametrize("factor", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_factor_out_of_range_is_named(factor: float) -> None:
-    with pytest.raises(UsageError, match=f"matrix_lr_scale must be positive and finite, got {factor}"):
-        Whole(matrix_lr_scale=factor)
+def test_a_factor_out_of_range_is_named(option: str, factor: float) -> None:
+    with pytest.raises(UsageError, match=f"{option} must be positive and finite, got {factor}"):
+        Whole(**{option: factor})
