@@ -31,7 +31,9 @@ _HOMES = {
     **dict.fromkeys(("Identity", "LowRank", "Orthonormal"), "foretune.spaces"),
     **dict.fromkeys(("Gaussian", "Rademacher"), "foretune.directions"),
     **dict.fromkeys(("TwoSided", "OneSided"), "foretune.estimators"),
-    **dict.fromkeys(("SGD", "Momentum", "Adam", "Sign", "HeavyBall", "Conservative"), "foretune.updates"),
+    **dict.fromkeys(
+        ("SGD", "Momentum", "MSign", "Muon", "Adam", "Sign", "HeavyBall", "Conservative"), "foretune.updates"
+    ),
     "Whole": "foretune.schedules",
 }
 
