@@ -29,8 +29,8 @@ _HOMES = {
     "ZOTrainer": "foretune.trainer",
     "ZOTrainingArguments": "foretune.trainer",
     **dict.fromkeys(("Identity", "LowRank", "Orthonormal"), "foretune.spaces"),
-    **dict.fromkeys(("Gaussian", "Rademacher"), "foretune.directions"),
-    **dict.fromkeys(("TwoSided", "OneSided"), "foretune.estimators"),
+    **dict.fromkeys(("Gaussian", "Rademacher", "HessianScaled"), "foretune.directions"),
+    **dict.fromkeys(("TwoSided", "OneSided", "SecondDifference"), "foretune.estimators"),
     **dict.fromkeys(
         ("SGD", "Momentum", "MSign", "Muon", "Adam", "Sign", "HeavyBall", "Conservative"), "foretune.updates"
     ),

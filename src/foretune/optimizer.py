@@ -293,6 +293,11 @@ class Optimizer(torch.optim.Optimizer):
         for member in block.members:
             trainable, state = member.trainable, self.tensor_states[member.trainable]
             shape = parts.space.coordinate_shape(trainable)
+            advance = partial(
+                parts.direction.advance, trainable, state, keys=keys, step=step, coordinate_shape=shape, scalars=scalars
+            )
+            if parts.direction.advances_first:
+                advance()
             draws, estimate = self._estimate_of(member, keys, scalars)
             change = parts.update.apply(
                 UpdateContext(
@@ -318,7 +323,8 @@ class Optimizer(torch.optim.Optimizer):
                     rounding=Noise(keys[0], trainable.stream, Purpose.UPDATE_ROUNDING),
                     rows=member.rows,
                 )
-            parts.direction.advance(trainable, state, keys=keys, step=step, coordinate_shape=shape, scalars=scalars)
+            if not parts.direction.advances_first:
+                advance()
             state.num_updates += 1
             state.epoch = parts.space.epoch(step)
 

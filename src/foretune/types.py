@@ -373,6 +373,11 @@ class AbstractDirection(AbstractPart):
     part_names: ClassVar[tuple[str, ...]] = ()
     """Names in `Draw.parts`, for update rules that need them (a tensor may be drawn without any)."""
 
+    @property
+    def advances_first(self) -> bool:
+        """Whether the update follows what is drawn after `advance`, instead of what was measured."""
+        return False
+
     @abc.abstractmethod
     def draw(
         self, trainable: Trainable, state: TensorState, *, key: int, step: int, coordinate_shape: tuple[int, ...]
@@ -392,7 +397,8 @@ class AbstractDirection(AbstractPart):
     ) -> None:
         """Change the direction's own state once the step's scalars are known (nothing for memoryless laws).
 
-        `keys` are those of the step's queries, in order; it is called after the update of the tensor.
+        `keys` are those of the step's queries, in order; it is called after the update of the tensor, or before
+        it if `advances_first`.
         """
 
     def num_state_elements(self, trainable: Trainable, coordinate_shape: tuple[int, ...]) -> int:

@@ -1,6 +1,7 @@
 """How a coordinate vector is drawn."""
 
 from foretune.directions.gaussian import Gaussian
+from foretune.directions.hessian_scaled import HessianScaled
 from foretune.directions.rademacher import Rademacher
 
-__all__ = ["Gaussian", "Rademacher"]
+__all__ = ["Gaussian", "HessianScaled", "Rademacher"]
