@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from foretune.optimizer import Optimizer as Optimizer
+    from foretune.trainer import FOTrainer as FOTrainer
+    from foretune.trainer import FOTrainingArguments as FOTrainingArguments
     from foretune.trainer import ZOTrainer as ZOTrainer
     from foretune.trainer import ZOTrainingArguments as ZOTrainingArguments
 
@@ -26,8 +28,7 @@ __version__ = version("foretune")
 
 _HOMES = {
     "Optimizer": "foretune.optimizer",
-    "ZOTrainer": "foretune.trainer",
-    "ZOTrainingArguments": "foretune.trainer",
+    **dict.fromkeys(("ZOTrainer", "ZOTrainingArguments", "FOTrainer", "FOTrainingArguments"), "foretune.trainer"),
     **dict.fromkeys(("Identity", "LowRank", "Orthonormal"), "foretune.spaces"),
     **dict.fromkeys(("Gaussian", "Rademacher", "HessianScaled"), "foretune.directions"),
     **dict.fromkeys(("TwoSided", "OneSided", "SecondDifference"), "foretune.estimators"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -55,7 +55,7 @@ def replay(optimizer: Replayable, journal: Journal, *, num_steps: int | None = N
     if num_steps is not None and num_steps > len(steps):
         raise JournalError(f"{journal.path} holds {len(steps)} steps, fewer than the {num_steps} asked for.")
     steps = steps[:num_steps]
-    with threads_of(journal):
+    with threads_of(journal.header):
         for record in steps:
             optimizer.replay(record)
     return len(steps)
@@ -78,10 +78,10 @@ def check_base_weights(journal: Journal, weights_hash: str) -> None:
 
 
 @contextmanager
-def threads_of(journal: Journal) -> Iterator[None]:
-    """Give torch the number of threads of the run: sums over many threads round otherwise than over few."""
+def threads_of(header: Mapping[str, Any]) -> Iterator[None]:
+    """Give torch the number of threads of the run with this header: sums over many threads round otherwise than over few."""
     before = torch.get_num_threads()
-    wanted = journal.header.get("num_threads", before)
+    wanted = header.get("num_threads", before)
     if wanted != before:
         logger.warning("Using %d threads, as when the run began, instead of %d.", wanted, before)
     torch.set_num_threads(wanted)

@@ -1,6 +1,7 @@
-"""The transformers Trainer, by its hooks: its callbacks, trackers and resume, with zeroth-order steps."""
+"""The transformers Trainer, by its hooks: its callbacks, trackers and resume, with steps of either order."""
 
-from foretune.trainer.arguments import ZOTrainingArguments
+from foretune.trainer.arguments import FOTrainingArguments, ZOTrainingArguments
+from foretune.trainer.first_order import FOTrainer
 from foretune.trainer.trainer import ZOTrainer
 
-__all__ = ["ZOTrainer", "ZOTrainingArguments"]
+__all__ = ["FOTrainer", "FOTrainingArguments", "ZOTrainer", "ZOTrainingArguments"]

@@ -13,7 +13,8 @@ from transformers.trainer_utils import HubStrategy, SchedulerType
 
 from foretune.engine import ENGINES, EngineName
 from foretune.errors import UsageError, near_misses
-from foretune.methods import AbstractMethod, make_method
+from foretune.methods import BASELINES, AbstractFirstOrder, AbstractMethod, make_method
+from foretune.methods.recipe import build
 
 _FEEDBACK_SCHEDULERS = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
 
@@ -147,3 +148,43 @@ class ZOTrainingArguments(RunArguments):
     def zo_method(self) -> AbstractMethod:
         """The method with its settings."""
         return self._method
+
+
+@dataclass
+class FOTrainingArguments(RunArguments):
+    """Arguments of a first-order run; everything else is as in transformers.
+
+    What differs is what differs for `ZOTrainingArguments`; `max_grad_norm` is the baseline's.
+
+    Args:
+        method: Name of the baseline: sgd, adam or adamw.
+        method_options: Settings of the baseline (betas, weight_decay, ...), except its lr; a JSON string on a
+            command line.
+    Raises:
+        UsageError: an unknown baseline or option; a value out of range; a setting of transformers that has no
+            effect or no exact resume here.
+    """
+
+    _kind: ClassVar[str] = "first-order"
+    _fixed: ClassVar[Mapping[str, str]] = {
+        **_FIXED,
+        "fp16": "the state of its loss scaler would not be resumed; use bf16",
+    }
+
+    method: str = field(default="adamw", metadata={"help": "First-order baseline."})
+    # pyrefly: ignore[bad-override-mutable-attribute]
+    max_grad_norm: float | None = field(default=None, metadata={"help": "Set by the baseline's own setting."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._recipe = build(BASELINES.get(self.method), self._options())
+        self._recipe.check()
+        self.learning_rate = self._recipe.lr
+        if self.max_grad_norm not in (None, self._recipe.max_grad_norm):
+            raise UsageError("Give max_grad_norm in method_options: it is a setting of the baseline.")
+        self.max_grad_norm = self._recipe.max_grad_norm
+
+    @property
+    def recipe(self) -> AbstractFirstOrder:
+        """The baseline with its settings."""
+        return self._recipe

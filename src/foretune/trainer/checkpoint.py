@@ -99,7 +99,7 @@ def load_optimizer(folder: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON; floats keep every bit.
+    """Write JSON, the whole file or nothing; floats keep every bit.
 
     Raises:
         UsageError: the value holds something that JSON cannot.
@@ -108,7 +108,9 @@ def write_json(path: Path, value: Any) -> None:
         text = json.dumps(value, indent=2)
     except TypeError as error:
         raise UsageError(f"Cannot save {path.name}: {error}. Custom schedulers must have a JSON state.") from error
-    path.write_text(text + "\n")
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text + "\n")
+    temporary.replace(path)
 
 
 def read_json(path: Path) -> Any:

@@ -1,15 +1,18 @@
-"""metrics.jsonl: a run's log, a function of its journal and of nothing else."""
+"""metrics.jsonl: a run's log, without times, so that equal runs have equal files."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from foretune.journal import EvaluationRecord, Record, StepRecord
+
+_NOTE = "diagnostics"
+"""Key of a line that is neither of steps nor of an evaluation."""
 
 ProjectedGrads = Callable[[StepRecord], Sequence[float]]
 """Tells which of a record's scalars are projected gradients (`Optimizer.projected_grads`)."""
@@ -30,7 +33,7 @@ def log_line(records: Sequence[StepRecord], projected_grads: ProjectedGrads) -> 
 class MetricsLog:
     """Appends a line every `interval` steps and for every evaluation; begun anew from the records there are.
 
-    No times are written, so equal runs have equal files.
+    Only notes, which no record holds, are taken from the file that is there.
     """
 
     def __init__(
@@ -40,6 +43,8 @@ class MetricsLog:
         self._interval = interval
         self._projected_grads = projected_grads
         self._waiting: list[StepRecord] = []
+        num_steps = sum(isinstance(record, StepRecord) for record in records)
+        self._old_notes = [(step, line) for step, line in _read_notes(path) if step < num_steps]
         path.write_text("".join(self._lines(records)))
 
     def add(self, record: Record) -> None:
@@ -47,12 +52,19 @@ class MetricsLog:
         with self._path.open("a") as file:
             file.writelines(self._lines([record]))
 
+    def note(self, step: int, values: Mapping[str, Any]) -> None:
+        """Write a line of another kind, before the record of step `step` is added."""
+        with self._path.open("a") as file:
+            file.write(_to_line(step, {_NOTE: values}))
+
     def _lines(self, records: Sequence[Record]) -> list[str]:
         lines = []
         for record in records:
             if isinstance(record, EvaluationRecord):
                 lines.append(_to_line(record.step, record.metrics))
                 continue
+            while self._old_notes and self._old_notes[0][0] <= record.step:
+                lines.append(self._old_notes.pop(0)[1])
             self._waiting.append(record)
             num_steps = record.step + 1
             if num_steps % self._interval == 0:
@@ -61,6 +73,46 @@ class MetricsLog:
         return lines
 
 
-def _to_line(step: int, values: dict[str, Any]) -> str:
-    finite = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no nan
-    return json.dumps({"step": step, **finite}) + "\n"
+class AppendedLog:
+    """The log of a run without a journal: it is cut back to where the run goes on.
+
+    Args:
+        path: The file.
+        num_bytes: Length of what is kept of it.
+    """
+
+    def __init__(self, path: Path, num_bytes: int = 0) -> None:
+        self._path = path
+        path.write_bytes(path.read_bytes()[:num_bytes] if num_bytes else b"")
+
+    @property
+    def num_bytes(self) -> int:
+        """Length of the file."""
+        return self._path.stat().st_size
+
+    def add(self, step: int, values: Mapping[str, Any]) -> None:
+        """Write a line after `step` steps."""
+        with self._path.open("a") as file:
+            file.write(_to_line(step, values))
+
+    def note(self, step: int, values: Mapping[str, Any]) -> None:
+        """Write a line of another kind."""
+        self.add(step, {_NOTE: values})
+
+
+def _to_line(step: int, values: Mapping[str, Any]) -> str:
+    return json.dumps(_without_nan({"step": step, **values})) + "\n"
+
+
+def _without_nan(value: Any) -> Any:
+    """Replace numbers that JSON does not have."""
+    if isinstance(value, Mapping):
+        return {name: _without_nan(inner) for name, inner in value.items()}
+    return value if not isinstance(value, float) or math.isfinite(value) else None
+
+
+def _read_notes(path: Path) -> list[tuple[int, str]]:
+    """Return steps and lines of the notes in a file, whose last line may be torn."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    found = [json.loads(line) for line in lines if line.endswith("}\n")]
+    return [(entry["step"], json.dumps(entry) + "\n") for entry in found if _NOTE in entry]

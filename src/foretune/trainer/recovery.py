@@ -62,12 +62,13 @@ class History:
         return [record for record in done if isinstance(record, StepRecord) and record.step >= first]
 
 
-def refuse_existing(path: Path, *, resume: Any) -> None:
+def refuse_existing(path: Path, *, resume: Any, what: str = "journal") -> None:
     """Refuse to begin a run in a folder that holds one.
 
     Args:
-        path: Where the run's journal would be.
+        path: Where the run's journal, or what stands for it, would be.
         resume: What the Trainer was told about resuming.
+        what: What `path` is.
     Raises:
         JournalError: the folder holds a journal, or checkpoints without one.
         UsageError: a checkpoint to go back to was named, but there is no journal.
@@ -75,10 +76,10 @@ def refuse_existing(path: Path, *, resume: Any) -> None:
     if path.exists():
         raise JournalError(f"{path} exists: resume that run (resume_from_checkpoint=True) or choose another folder.")
     if resume and resume is not True:
-        raise UsageError(f"{resume} cannot be resumed: there is no journal {path}.")
+        raise UsageError(f"{resume} cannot be resumed: there is no {what} {path}.")
     leftovers = files.checkpoint_folders(path.parent)
     if leftovers:
-        raise JournalError(f"{leftovers[-1]} exists, but not the journal {path}: choose another folder.")
+        raise JournalError(f"{leftovers[-1]} exists, but not the {what} {path}: choose another folder.")
 
 
 def find_checkpoint(journal: Journal, chosen: Path | None) -> tuple[Path | None, int]:
@@ -93,21 +94,41 @@ def find_checkpoint(journal: Journal, chosen: Path | None) -> tuple[Path | None,
         JournalError: the journal ends before the checkpoint.
         UsageError: `chosen` is no whole checkpoint of this run.
     """
-    folders = files.checkpoint_folders(journal.path.parent)
-    usable = [folder for folder in folders if files.is_resumable(folder)]
-    if chosen is not None:
-        usable = [folder for folder in usable if folder.resolve() == chosen.resolve()]
-        if not usable:
-            raise UsageError(f"{chosen} is no whole checkpoint of the run in {journal.path.parent}.")
-    start = usable[-1] if usable else None
+    start = choose_checkpoint(journal.path.parent, chosen)
     place = 0 if start is None else files.JournalPlace.load(start).num_records
     if place > len(journal.records):
         raise JournalError(
             f"{journal.path} holds {len(journal.records)} records, but {start} was written after {place}: it "
             "is not the journal of this run, or was cut."
         )
-    ahead = folders[folders.index(start) + 1 :] if chosen is not None and start is not None else []
+    clear_checkpoints(journal.path.parent, start, goes_back=chosen is not None)
+    return start, place
+
+
+def choose_checkpoint(output_dir: Path, chosen: Path | None) -> Path | None:
+    """Return the newest checkpoint that a run can go on from, or `chosen`; None if there is none.
+
+    Raises:
+        UsageError: `chosen` is no whole checkpoint of this run.
+    """
+    usable = [folder for folder in files.checkpoint_folders(output_dir) if files.is_resumable(folder)]
+    if chosen is not None:
+        usable = [folder for folder in usable if folder.resolve() == chosen.resolve()]
+        if not usable:
+            raise UsageError(f"{chosen} is no whole checkpoint of the run in {output_dir}.")
+    return usable[-1] if usable else None
+
+
+def clear_checkpoints(output_dir: Path, start: Path | None, *, goes_back: bool) -> None:
+    """Remove the checkpoints that a run will write again.
+
+    Args:
+        output_dir: The run's folder.
+        start: Where it goes on.
+        goes_back: Whether `start` is not the newest: what lies ahead of it is removed, too.
+    """
+    folders = files.checkpoint_folders(output_dir)
+    ahead = folders[folders.index(start) + 1 :] if goes_back and start is not None else []
     for folder in {*ahead, *(folder for folder in folders if not files.is_whole(folder))}:
         logger.info("Removing %s: interrupted, or ahead of the checkpoint to go back to.", folder)
         files.remove(folder)
-    return start, place

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from transformers.trainer_pt_utils import find_batch_size
 
 from foretune.engine import read_loss
+from foretune.errors import UsageError
 
 if TYPE_CHECKING:
     from foretune.trainer.base import AbstractTrainer
@@ -50,6 +52,22 @@ class StepLoss:
         with self.trainer.compute_loss_context_manager():
             losses = [read_loss(self._loss(batch)) for batch in self.batches]
         return sum(loss * share for loss, share in zip(losses, self._shares(), strict=True))
+
+    def terms(self) -> Iterator[Tensor]:
+        """Yield the share of each micro-batch in the loss, to be backpropagated one after the other.
+
+        Raises:
+            UsageError: the loss has no gradient.
+        """
+        for batch, share in zip(self.batches, self._shares(), strict=True):
+            with self.trainer.compute_loss_context_manager():
+                loss = self._loss(batch)
+            if not (isinstance(loss, Tensor) and loss.requires_grad):
+                raise UsageError(
+                    "The loss has no gradient: it is a number, or a tensor that does not depend on the weights. "
+                    "Use a zeroth-order method, which needs none."
+                )
+            yield loss * share
 
     def _loss(self, batch: Any) -> object:
         objective = self.trainer.loss_objective

@@ -190,7 +190,7 @@ class ZOTrainer(AbstractTrainer):
             writer.drop_after(files.step_of(folder))
         optimizer.continue_journal(writer)
         self._history = History(Journal.read(path).records, place)
-        with threads_of(journal):
+        with threads_of(journal.header):
             return self._run(folder, **kwargs)
 
     def _run(self, folder: Path | None, **kwargs: Any) -> Any:

@@ -86,7 +86,7 @@ def test_threads_are_given_back_after_an_error(tmp_path):
     journal = Journal.read(tmp_path / "journal")
     journal.header["num_threads"] = 3
     before = torch.get_num_threads()
-    with pytest.raises(ZeroDivisionError), threads_of(journal):
+    with pytest.raises(ZeroDivisionError), threads_of(journal.header):
         assert torch.get_num_threads() == 3
         _ = 1 / 0
     assert torch.get_num_threads() == before
