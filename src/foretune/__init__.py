@@ -29,13 +29,13 @@ __version__ = version("foretune")
 _HOMES = {
     "Optimizer": "foretune.optimizer",
     **dict.fromkeys(("ZOTrainer", "ZOTrainingArguments", "FOTrainer", "FOTrainingArguments"), "foretune.trainer"),
-    **dict.fromkeys(("Identity", "LowRank", "Orthonormal"), "foretune.spaces"),
+    **dict.fromkeys(("Identity", "LowRank", "Masked", "Orthonormal"), "foretune.spaces"),
     **dict.fromkeys(("Gaussian", "Rademacher", "HessianScaled"), "foretune.directions"),
     **dict.fromkeys(("TwoSided", "OneSided", "SecondDifference"), "foretune.estimators"),
     **dict.fromkeys(
         ("SGD", "Momentum", "MSign", "Muon", "Adam", "Sign", "HeavyBall", "Conservative"), "foretune.updates"
     ),
-    "Whole": "foretune.schedules",
+    **dict.fromkeys(("LoRABlocks", "ModuleBlocks", "RandomGroups", "Whole"), "foretune.schedules"),
 }
 
 
