@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     LOZO: type[Optimizer]
     LOZOM: type[Optimizer]
     SubZero: type[Optimizer]
+    ZOMuon: type[Optimizer]
 
 __version__ = version("foretune")
 
 _HOMES = {
     "Optimizer": "foretune.optimizer",
     **dict.fromkeys(("ZOTrainer", "ZOTrainingArguments", "FOTrainer", "FOTrainingArguments"), "foretune.trainer"),
-    **dict.fromkeys(("Identity", "LowRank", "Masked", "Orthonormal"), "foretune.spaces"),
+    **dict.fromkeys(("Identity", "LowRank", "OneSidedOrthonormal", "Masked", "Orthonormal"), "foretune.spaces"),
     **dict.fromkeys(("Gaussian", "Rademacher", "HessianScaled"), "foretune.directions"),
     **dict.fromkeys(("TwoSided", "OneSided", "SecondDifference"), "foretune.estimators"),
     **dict.fromkeys(
