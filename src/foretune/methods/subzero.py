@@ -41,7 +41,7 @@ class SubZeroMethod(AbstractMethod):
     References:
         Yu et al. 2024, arXiv:2410.08989.
         Differs from the published code: a rank above a dimension works; a resumed run goes on with the U and V it
-        had; without `align` the estimate is unbiased, so the published lr of that form is ours times (rho^2 / (a b)).
+        had; without `align` the estimate is unbiased by its factor a b / rho^2, which the bare form leaves to lr.
     """
 
     class_name: ClassVar[str] = "SubZero"
