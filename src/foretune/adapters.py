@@ -151,7 +151,7 @@ class PrefixTuning(AbstractTuning):
         tokens = _random_tokens(model, self.num_virtual_tokens, seed)
         try:
             cache = _cache_of(model, tokens)
-            keys = [layer.keys for layer in cache.layers]
+            keys = [layer[0] for layer in cache]
             if not keys:
                 raise ValueError("it keeps none.")
             _, num_heads, _, head_size = keys[0].shape
@@ -208,7 +208,12 @@ class PromptTuning(AbstractTuning):
             embeddings = model.get_input_embeddings()(tokens)[0].float()
             std = float(embeddings.std())
         config = PromptTuningConfig(
-            task_type="CAUSAL_LM", num_virtual_tokens=self.num_virtual_tokens, token_dim=embeddings.shape[1]
+            task_type="CAUSAL_LM",
+            num_virtual_tokens=self.num_virtual_tokens,
+            token_dim=embeddings.shape[1],
+            # not used, but peft asks for them where it does not know a model's own words
+            num_attention_heads=getattr(model.config, "num_attention_heads", 1),
+            num_layers=getattr(model.config, "num_hidden_layers", 1),
         )
         adapted = _wrap(model, config, revision)
         if self.init == "real":

@@ -237,3 +237,19 @@ def test_virtual_tokens_that_leave_no_room_are_refused(tiny_model, rows_dir, tmp
     assert (
         "--tuning.num_virtual_tokens 63 leaves no room for text: the model has 64 positions" in capsys.readouterr().err
     )
+
+
+def test_a_prefix_beyond_a_sliding_window_is_refused_before_the_first_step(tiny_tokenizer, rows_dir, tmp_path, capsys):
+    from transformers import MistralConfig, MistralForCausalLM
+
+    config = MistralConfig(
+        vocab_size=len(tiny_tokenizer), hidden_size=16, intermediate_size=24, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=1, sliding_window=8,
+    )  # fmt: skip
+    MistralForCausalLM(config).save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+    words = words_of(tmp_path / "model", rows_dir, tmp_path / "run", "prefix")
+    assert main(words) == 1
+    assert "sliding window of 8" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "journal").exists()
+    assert main([*words, "--resume", "--max-length", "3"]) == 0

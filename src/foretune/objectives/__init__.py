@@ -3,6 +3,7 @@
 from foretune.objectives.batches import CandidateBatch, collate_candidates
 from foretune.objectives.classification import ClassificationObjective
 from foretune.objectives.encoding import MAX_LENGTH, EncodedExample, encode_examples, usable_length
+from foretune.objectives.forward import check_window
 from foretune.objectives.tied_head import TiedHead, find_tied_head
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "ClassificationObjective",
     "EncodedExample",
     "TiedHead",
+    "check_window",
     "collate_candidates",
     "encode_examples",
     "find_tied_head",

@@ -42,7 +42,7 @@ def last_logits(model: nn.Module, batch: SequenceBatch, num_positions: int) -> T
             the left end, are never among them.
     Raises:
         IncompatibleError: the batch is padded, and the model has virtual tokens of a kind whose positions under
-            padding are not known.
+            padding are not known, or a prefix that lies beyond the padding of its sliding window.
     """
     inner = _uncompiled(model)
     if _virtual_tokens(inner) in _EMBEDS:
@@ -52,6 +52,27 @@ def last_logits(model: nn.Module, batch: SequenceBatch, num_positions: int) -> T
     if not _accepts(model).logits_to_keep:
         return model(**inputs).logits[:, -num_positions:]
     return model(**inputs, logits_to_keep=num_positions).logits
+
+
+def check_window(model: nn.Module, num_tokens: int) -> None:
+    """Refuse text of different lengths, up to `num_tokens`, behind a prefix that a sliding window may leave behind.
+
+    A prefix lies left of all padding, which would use up the window of shorter rows.
+
+    Raises:
+        IncompatibleError: prefix and text are longer than the model's window.
+    """
+    inner = _uncompiled(model)
+    if _virtual_tokens(inner) not in _KEEPS_POSITIONS:
+        return
+    config, num_virtual = inner.get_base_model().config, inner.active_peft_config.num_virtual_tokens
+    window = getattr(config, "sliding_window", None) or getattr(config, "window_size", None)
+    if isinstance(window, int) and num_virtual + num_tokens > window:
+        raise IncompatibleError(
+            f"A prefix of {num_virtual} and texts of up to {num_tokens} tokens are longer than the model's sliding "
+            f"window of {window}: padding would push the prefix out of sight of shorter texts. "
+            f"Use --max-length {window - num_virtual}, or another tuning scheme."
+        )
 
 
 def model_inputs(model: nn.Module, batch: SequenceBatch) -> dict[str, Tensor | int]:
@@ -64,7 +85,9 @@ def model_inputs(model: nn.Module, batch: SequenceBatch) -> dict[str, Tensor | i
     attention_mask = batch.get("attention_mask")
     if attention_mask is not None:
         kind = _virtual_tokens(_uncompiled(model))
-        if kind is not None and kind not in _KEEPS_POSITIONS:
+        if kind in _KEEPS_POSITIONS:
+            check_window(model, attention_mask.shape[1])
+        elif kind is not None:
             raise IncompatibleError(
                 f"peft's {kind} drops position ids, so rows of different lengths cannot share a batch. "
                 "Use batch size 1, or tune with LoRA, prefix or prompt tuning, or all parameters."

@@ -3,39 +3,47 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import os
-import resource
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from torch import nn
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 
 from foretune.adapters import AbstractTuning, make_tuning
 from foretune.composition import AXES
-from foretune.errors import UsageError
 from foretune.evaluation import evaluate_classification
 from foretune.journal import check_header
 from foretune.methods import AbstractMethod, make_method
-from foretune.objectives import ClassificationObjective, EncodedExample, encode_examples, find_tied_head, usable_length
+from foretune.objectives import (
+    ClassificationObjective,
+    EncodedExample,
+    check_window,
+    encode_examples,
+    find_tied_head,
+    usable_length,
+)
 from foretune.runs.config import TrainConfig
+from foretune.runs.costs import StepClock, peak_memory_bytes
 from foretune.runs.loading import check_model_path, load_model, load_tokenizer, resolve_device, resolve_dtype
-from foretune.tasks import load_task_data
+from foretune.runs.output import (
+    CONFIG_NAME,
+    FINAL_NAME,
+    RESULTS_NAME,
+    check_output,
+    make_output,
+    read_results,
+    write_results,
+)
+from foretune.tasks import TaskData, load_task_data
 from foretune.trainer import ZOTrainer, ZOTrainingArguments
-from foretune.trainer.trainer import JOURNAL_NAME
 
 logger = logging.getLogger(__name__)
 
-RESULTS_NAME = "results.json"
-CONFIG_NAME = "config.yaml"
-FINAL_NAME = "final"
 SELECTION_METRIC = "eval_loss"
 """The dev metric whose best evaluation gives the final model, as in the published large-model runs."""
 
@@ -67,14 +75,12 @@ def train(config: TrainConfig, callbacks: Sequence[TrainerCallback] = ()) -> dic
     method = make_method(config.method["name"], config.method_options, total_steps=config.steps, tuning=tuning.name)
     _warn_of_defaults(config, method, tuning)
     output = Path(config.output)
-    _check_output(output, config.resume)
-    finished = output / RESULTS_NAME
-    if config.resume and finished.exists():
-        results = json.loads(finished.read_text())
+    check_output(output, resume=config.resume)
+    if config.resume and (output / RESULTS_NAME).exists():
         undecided = {"dtype"} if config.dtype == "auto" else set()
-        check_header(
-            results["config"], _resolve(config, method, tuning, config.dtype), ignore=(*_FREE_ON_RESUME, *undecided)
-        )
+        results = read_results(output)
+        expected = _resolve(config, method, tuning, config.dtype)
+        check_header(results["config"], expected, ignore=(*_FREE_ON_RESUME, *undecided))
         return results
     check_model_path(config.model)
     data = load_task_data(
@@ -87,8 +93,76 @@ def train(config: TrainConfig, callbacks: Sequence[TrainerCallback] = ()) -> dic
         template=config.template,
     )
     arguments = _arguments(config, method, has_dev=bool(data.dev))
-    _make_output(output)
+    make_output(output)
+    loaded = _load(config, data, tuning)
+    resolved = _resolve(config, method, tuning, loaded.dtype)
+    (output / CONFIG_NAME).write_text(yaml.safe_dump(resolved, sort_keys=False))
+    zero_shot = loaded.score(loaded.test, loaded.base)  # with LoRA the base holds an adapter that adds nothing yet
+    clock = StepClock(lambda: trainer.repeats_step)
+    trainer = _make_trainer(config, arguments, loaded, resolved, [clock, *callbacks])
+    trainer.train(resume_from_checkpoint=config.resume)
+    trainer.save_model(str(output / FINAL_NAME))
+    results = {
+        "task": data.task.name,
+        "method": method.describe()["name"],
+        "tuning": tuning.name,
+        "model": config.model,
+        "steps": config.steps,
+        "seed": config.seed,
+        **loaded.describe(),
+        "metrics": {
+            "zero_shot": zero_shot,
+            "final": loaded.score(loaded.test),
+            "majority": {"accuracy": data.majority_accuracy},
+        },
+        "final_model": _selection(config, trainer, has_dev=bool(data.dev)),
+        "seconds_per_step": clock.seconds_per_step,
+        "peak_memory_bytes": peak_memory_bytes(arguments.device),
+        "engine": trainer.engine_name,
+        "config": resolved,
+    }
+    write_results(output, results)
+    return results
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Loaded:
+    """A model and encoded rows.
+
+    Attributes:
+        model: What is tuned.
+        base: The model without its adapter; `model` itself under full tuning.
+    """
+
+    model: nn.Module
+    base: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    rows: list[EncodedExample]
+    dev: list[EncodedExample]
+    test: list[EncodedExample]
+    eval_batch_size: int
+
+    @property
+    def dtype(self) -> str:
+        """The weights' dtype, as options spell it."""
+        return str(self.base.dtype).removeprefix("torch.")
+
+    def score(self, examples: Sequence[EncodedExample], model: nn.Module | None = None) -> dict[str, float]:
+        """Evaluate a model, the tuned one by default, on these rows."""
+        result = evaluate_classification(model or self.model, examples, batch_size=self.eval_batch_size)
+        return {"accuracy": result.accuracy, "loss": result.loss}
+
+    def describe(self) -> dict[str, Any]:
+        """Return what results.json says of model and rows."""
+        return {
+            "num_trainable_parameters": sum(t.numel() for t in self.model.parameters() if t.requires_grad),
+            "dtype": self.dtype,
+            "num_rows": {"train": len(self.rows), "dev": len(self.dev), "eval": len(self.test)},
+        }
+
+
+def _load(config: TrainConfig, data: TaskData, tuning: AbstractTuning) -> _Loaded:
+    """Load the model, attach what is tuned, encode the rows."""
     device = resolve_device(config.device)
     tokenizer = load_tokenizer(config.model, revision=config.revision, trust_remote_code=config.trust_remote_code)
     base = load_model(
@@ -101,68 +175,53 @@ def train(config: TrainConfig, callbacks: Sequence[TrainerCallback] = ()) -> dic
     model = tuning.attach(base, seed=config.seed, revision=config.revision)
     length = usable_length(model, config.max_length)
     rows, dev, test = (encode_examples(part, tokenizer, length) for part in (data.train, data.dev, data.evaluation))
-    dtype = str(model.dtype).removeprefix("torch.")
+    check_window(model, max(row.length for part in (rows, dev, test) for row in part))
+    return _Loaded(
+        model=model,
+        base=base,
+        tokenizer=tokenizer,
+        rows=rows,
+        dev=dev,
+        test=test,
+        eval_batch_size=config.eval_batch_size,
+    )
 
-    def score(examples: Sequence[EncodedExample], candidate: nn.Module = model) -> dict[str, float]:
-        result = evaluate_classification(candidate, examples, batch_size=config.eval_batch_size)
-        return {"accuracy": result.accuracy, "loss": result.loss}
 
-    resolved = _resolve(config, method, tuning, dtype)
-    (output / CONFIG_NAME).write_text(yaml.safe_dump(resolved, sort_keys=False))
-    zero_shot = score(test, base)  # with LoRA the base holds an adapter that adds nothing yet
-    objective = ClassificationObjective(find_tied_head(model))
-    clock = _StepClock(lambda: trainer.repeats_step)
+def _make_trainer(
+    config: TrainConfig,
+    arguments: ZOTrainingArguments,
+    loaded: _Loaded,
+    resolved: dict[str, Any],
+    callbacks: Sequence[TrainerCallback],
+) -> ZOTrainer:
+    objective = ClassificationObjective(find_tied_head(loaded.model))
     trainer = ZOTrainer(
-        model,
+        loaded.model,
         arguments,
         objective=objective,
-        evaluator=lambda candidate: score(dev, candidate),
+        evaluator=lambda model: loaded.score(loaded.dev, model),
         run_info={
-            "origin": {"model": config.model, "revision": config.revision, "dtype": dtype},
-            "selection_metric": SELECTION_METRIC if data.dev else None,
-            "rows_hash": _hash_rows(rows, dev),
+            "origin": {"model": config.model, "revision": config.revision, "dtype": loaded.dtype},
+            "selection_metric": SELECTION_METRIC if loaded.dev else None,
+            "rows_hash": _hash_rows(loaded.rows, loaded.dev),
             "config": {name: value for name, value in resolved.items() if name not in _FREE_ON_RESUME},
         },
-        train_dataset=rows,
-        eval_dataset=dev or None,
+        train_dataset=loaded.rows,
+        eval_dataset=loaded.dev or None,
         data_collator=objective.collate,
-        processing_class=tokenizer,
-        callbacks=[clock, *callbacks],
+        processing_class=loaded.tokenizer,
+        callbacks=list(callbacks),
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=config.resume)
-    final_step = (data.dev and trainer.state.best_global_step) or config.steps
-    trainer.save_model(str(output / FINAL_NAME))
-    results = {
-        "task": data.task.name,
-        "method": method.describe()["name"],
-        "tuning": tuning.name,
-        "num_trainable_parameters": sum(tensor.numel() for tensor in model.parameters() if tensor.requires_grad),
-        "model": config.model,
-        "steps": config.steps,
-        "seed": config.seed,
-        "dtype": dtype,
-        "metrics": {
-            "zero_shot": zero_shot,
-            "final": score(test),
-            "majority": {"accuracy": data.majority_accuracy},
-        },
-        "final_model": {
-            "step": final_step,
-            "selected_by": f"best dev {SELECTION_METRIC.removeprefix('eval_')}"
-            if data.dev
-            else "last step (no dev rows)",
-        },
-        "seconds_per_step": clock.seconds_per_step,
-        "peak_memory_bytes": _peak_memory_bytes(device),
-        "engine": trainer.zo_optimizer.engine_name,
-        "num_rows": {"train": len(rows), "dev": len(dev), "eval": len(test)},
-        "config": resolved,
-    }
-    temporary = output / f".{RESULTS_NAME}.tmp"
-    temporary.write_text(json.dumps(results, indent=2) + "\n")
-    temporary.replace(finished)
-    return results
+    return trainer
+
+
+def _selection(config: TrainConfig, trainer: ZOTrainer, *, has_dev: bool) -> dict[str, Any]:
+    """Say which step's model is the final one, and why."""
+    if not has_dev:
+        return {"step": config.steps, "selected_by": "last step (no dev rows)"}
+    step = trainer.state.best_global_step or config.steps
+    return {"step": step, "selected_by": f"best dev {SELECTION_METRIC.removeprefix('eval_')}"}
 
 
 def _resolve(config: TrainConfig, method: AbstractMethod, tuning: AbstractTuning, dtype: str) -> dict[str, Any]:
@@ -223,29 +282,6 @@ def _arguments(config: TrainConfig, method: AbstractMethod, *, has_dev: bool) ->
     )
 
 
-def _check_output(output: Path, resume: bool) -> None:
-    """Refuse an output folder that holds another run, or that cannot be written.
-
-    Raises:
-        UsageError: naming the folder and what would be right.
-    """
-    if output.exists() and not output.is_dir():
-        raise UsageError(f"--output {output} is a file; give a folder.")
-    taken = [name for name in (JOURNAL_NAME, RESULTS_NAME) if (output / name).exists()]
-    if taken and not resume:
-        raise UsageError(f"--output {output} holds a run already ({taken[0]}): add --resume or choose another folder.")
-    existing = next(path for path in (output, *output.absolute().parents) if path.exists())
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UsageError(f"--output {output}: {existing} is not writable.")
-
-
-def _make_output(output: Path) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--output {output} cannot be made: {error.strerror}.") from error
-
-
 def _hash_rows(*parts: Sequence[EncodedExample]) -> str:
     """Return a digest of the token ids and answers of all rows, in order."""
     digest = hashlib.sha256()
@@ -254,35 +290,3 @@ def _hash_rows(*parts: Sequence[EncodedExample]) -> str:
             digest.update(repr((row.token_ids, row.option_lengths, row.correct)).encode())
         digest.update(b"|")
     return digest.hexdigest()
-
-
-def _peak_memory_bytes(device: torch.device) -> int:
-    """Most memory the run has held: of the GPU, or of the process on a CPU (Linux counts it in KiB)."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-class _StepClock(TrainerCallback):
-    """Times the steps that are measured, without evaluations and checkpoints.
-
-    The first one, which chooses the engine, is left out, and so are steps that a resumed run takes from its journal.
-    """
-
-    def __init__(self, is_repeated: Callable[[], bool]) -> None:
-        self._is_repeated = is_repeated
-        self._durations: list[float] = []
-        self._start = 0.0
-
-    @property
-    def seconds_per_step(self) -> float | None:
-        """Mean duration of a step; None if too few were made."""
-        counted = self._durations[1:]
-        return sum(counted) / len(counted) if counted else None
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._start = time.perf_counter()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not self._is_repeated():
-            self._durations.append(time.perf_counter() - self._start)

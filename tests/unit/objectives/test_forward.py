@@ -145,6 +145,28 @@ def test_a_disabled_adapter_leaves_the_base_model(padded, kind):
 
 
 @peft_reads_a_deprecated_name
+@pytest.mark.parametrize(("window", "fits"), [(8, True), (7, False)])
+def test_a_prefix_refuses_padding_that_would_use_up_a_sliding_window(padded, window, fits):
+    """Three virtual tokens and five of text; rows of one length may be longer than the window."""
+    import peft
+    from transformers import MistralConfig, MistralForCausalLM
+
+    config = MistralConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, sliding_window=window,
+    )  # fmt: skip
+    model = peft.get_peft_model(MistralForCausalLM(config), adapter_config("prefix")).eval()
+    with torch.inference_mode():
+        last_logits(model, {"input_ids": padded["input_ids"]}, 1)
+        if fits:
+            alone = last_logits(model, {"input_ids": padded["input_ids"][1:, 2:]}, 1)
+            torch.testing.assert_close(last_logits(model, padded, 1)[1:], alone, atol=1e-5, rtol=0)
+        else:
+            with pytest.raises(IncompatibleError, match=r"prefix of 3 and texts of up to 5 .* window of 7.*--max-length 4"):
+                last_logits(model, padded, 1)
+
+
+@peft_reads_a_deprecated_name
 def test_other_prompt_learning_refuses_padding(padded):
     import peft
 
