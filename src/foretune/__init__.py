@@ -31,10 +31,10 @@ _HOMES = {
     "Optimizer": "foretune.optimizer",
     **dict.fromkeys(("ZOTrainer", "ZOTrainingArguments", "FOTrainer", "FOTrainingArguments"), "foretune.trainer"),
     **dict.fromkeys(("Identity", "LowRank", "OneSidedOrthonormal", "Masked", "Orthonormal"), "foretune.spaces"),
-    **dict.fromkeys(("Gaussian", "Rademacher", "HessianScaled"), "foretune.directions"),
+    **dict.fromkeys(("Gaussian", "Rademacher", "HessianScaled", "MomentumGuided"), "foretune.directions"),
     **dict.fromkeys(("TwoSided", "OneSided", "SecondDifference"), "foretune.estimators"),
     **dict.fromkeys(
-        ("SGD", "Momentum", "MSign", "Muon", "Adam", "Sign", "HeavyBall", "Conservative"), "foretune.updates"
+        ("SGD", "Momentum", "MSign", "Muon", "Adam", "AdaMU", "Sign", "HeavyBall", "Conservative"), "foretune.updates"
     ),
     **dict.fromkeys(("LoRABlocks", "ModuleBlocks", "RandomGroups", "Whole"), "foretune.schedules"),
 }

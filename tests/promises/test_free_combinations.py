@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from foretune.composition import part_class, part_classes
+from foretune.directions import MomentumGuided
 from foretune.errors import IncompatibleError
 from foretune.estimators import TwoSided
 from foretune.optimizer import Optimizer
@@ -11,6 +12,8 @@ from promised import run, state_of
 from toys import Net, differing_bits, weights_of
 
 NUM_STEPS = 5
+DIRECTIONS = {"adamu": MomentumGuided(t1=1, t2=3, t3=5)}
+"""For updates that need more of a direction than Gaussian noise."""
 REFUSED: dict[tuple[str, str], str] = {}
 """Pairs of a space and an update that make no sense, and what the refusal says."""
 
@@ -19,6 +22,7 @@ def build(space: str, update: str, *, lr: float = 1e-3) -> Optimizer:
     return Optimizer(
         Net(),
         space=part_class("space", space)(),
+        direction=DIRECTIONS.get(update),
         update=part_class("update", update)(),
         estimator=TwoSided(zo_eps=1e-3),
         lr=lr,

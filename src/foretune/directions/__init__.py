@@ -2,6 +2,7 @@
 
 from foretune.directions.gaussian import Gaussian
 from foretune.directions.hessian_scaled import HessianScaled
+from foretune.directions.momentum_guided import MomentumGuided
 from foretune.directions.rademacher import Rademacher
 
-__all__ = ["Gaussian", "HessianScaled", "Rademacher"]
+__all__ = ["Gaussian", "HessianScaled", "MomentumGuided", "Rademacher"]
