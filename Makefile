@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check bench docs clean
 
 setup: $(READY)
 
@@ -29,6 +29,9 @@ check: setup           ## format, lint, types, import layers, spelling
 bench: setup           ## step, noise and memory against their floors; appends to benchmarks/results
 	$(BIN)/python -m pytest -q -x tests/kernels tests/promises
 	$(BIN)/python benchmarks/run.py
+
+docs: setup            ## the pages that are generated from the code
+	$(BIN)/python docs/generate_methods.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache

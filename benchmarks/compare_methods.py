@@ -104,8 +104,8 @@ class Case:
 class Row:
     """One run: what was asked for and what came out; empty cells and an error where it failed.
 
-    `zero_shot_loss` and `test_*` are of test rows, `dev_*` of the selected evaluation; seconds are of a process with one
-    thread beside other processes.
+    `zero_shot_*` and `test_*` are of test rows, `dev_*` of the selected evaluation; seconds are of a process with
+    one thread beside other processes.
     """
 
     label: str
@@ -312,11 +312,12 @@ def write_page(chosen: Sequence[Case]) -> None:
 
 PREFACE = """# The methods compared
 
-Written by `python benchmarks/compare_methods.py` from benchmarks/results/methods.csv (every run, failed ones too, with its
-commit). A 4 M parameter OPT pre-trained on reviews, SST-2, 800 forward passes a run (400 two-sided steps; a step of
-backpropagation counts as three), batch 8. Three learning rates, a factor 4 apart, with seed 0; the one with the best dev loss
-(200 rows) was run with two more seeds. Loss drop and test accuracy: means on the 872 validation rows, with the range over seeds.
-Two processes with a thread each shared two cores, so seconds are rough; peak memory is that of the whole process.
+Written by `python benchmarks/compare_methods.py` from benchmarks/results/methods.csv (every run, failed ones too, with
+its commit). A 4 M parameter OPT pre-trained on reviews, SST-2, 800 forward passes a run (400 two-sided steps; a step of
+backpropagation counts as three), batch 8. Three learning rates, a factor 4 apart, with seed 0; the one with the best
+dev loss (200 rows) was run with two more seeds. Loss drop and test accuracy: means on the 872 validation rows, with the
+range over seeds. Two processes with a thread each shared two cores, so seconds are rough; peak memory is that of the
+whole process.
 
 Few steps, one small model and one task: this shows that each method works and what it costs, not which is best.
 """
