@@ -31,8 +31,10 @@ _HOMES = {
     "Optimizer": "foretune.optimizer",
     **dict.fromkeys(("ZOTrainer", "ZOTrainingArguments", "FOTrainer", "FOTrainingArguments"), "foretune.trainer"),
     **dict.fromkeys(("Identity", "LowRank", "OneSidedOrthonormal", "Masked", "Orthonormal"), "foretune.spaces"),
-    **dict.fromkeys(("Gaussian", "Rademacher", "HessianScaled", "MomentumGuided"), "foretune.directions"),
-    **dict.fromkeys(("TwoSided", "OneSided", "SecondDifference"), "foretune.estimators"),
+    **dict.fromkeys(
+        ("Gaussian", "Rademacher", "HessianScaled", "MomentumGuided", "LowRankProduct"), "foretune.directions"
+    ),
+    **dict.fromkeys(("TwoSided", "OneSided", "SecondDifference", "Population"), "foretune.estimators"),
     **dict.fromkeys(
         ("SGD", "Momentum", "MSign", "Muon", "Adam", "AdaMU", "Sign", "HeavyBall", "Conservative"), "foretune.updates"
     ),

@@ -2,7 +2,8 @@
 
 from foretune.estimators.finite_differences import finite_differences
 from foretune.estimators.one_sided import OneSided
+from foretune.estimators.population import Population
 from foretune.estimators.second_difference import SecondDifference
 from foretune.estimators.two_sided import TwoSided
 
-__all__ = ["OneSided", "SecondDifference", "TwoSided", "finite_differences"]
+__all__ = ["OneSided", "Population", "SecondDifference", "TwoSided", "finite_differences"]
