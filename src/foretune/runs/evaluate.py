@@ -18,7 +18,7 @@ from foretune.runs.loading import (
     resolve_device,
     resolve_dtype,
 )
-from foretune.runs.train import FINAL_NAME
+from foretune.runs.output import FINAL_NAME
 from foretune.tasks import load_task_data
 
 
