@@ -19,7 +19,14 @@ from foretune.composition import AXES
 from foretune.evaluation import evaluate_classification
 from foretune.journal import check_header
 from foretune.methods import AbstractMethod, make_method
-from foretune.objectives import ClassificationObjective, EncodedExample, encode_examples, find_tied_head, usable_length
+from foretune.objectives import (
+    ClassificationObjective,
+    EncodedExample,
+    check_window,
+    encode_examples,
+    find_tied_head,
+    usable_length,
+)
 from foretune.runs.config import TrainConfig
 from foretune.runs.costs import StepClock, peak_memory_bytes
 from foretune.runs.loading import check_model_path, load_model, load_tokenizer, resolve_device, resolve_dtype
@@ -168,6 +175,7 @@ def _load(config: TrainConfig, data: TaskData, tuning: AbstractTuning) -> _Loade
     model = tuning.attach(base, seed=config.seed, revision=config.revision)
     length = usable_length(model, config.max_length)
     rows, dev, test = (encode_examples(part, tokenizer, length) for part in (data.train, data.dev, data.evaluation))
+    check_window(model, max(row.length for part in (rows, dev, test) for row in part))
     return _Loaded(
         model=model,
         base=base,
