@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from foretune.directions import Gaussian
 from foretune.estimators import finite_differences
+from foretune.estimators.weighting import Weighting
 from foretune.methods.base import METHODS, AbstractMethod, Toy
 from foretune.schedules import Whole
 from foretune.spaces import Identity
@@ -31,11 +32,15 @@ class MeZOMethod(AbstractMethod):
         zo_eps: Perturbation scale. Published: 1e-3 (full), 1e-2 (LoRA), 1e-1 (prefix).
         num_directions: Directions per step (q).
         estimator: Central differences, or forward differences that share one clean loss.
+        weighting: What becomes of the slopes g: ``mean`` as above; ``sum`` leaves out 1/q (an option of the
+            published code); ``sign`` takes their signs; ``normalized`` divides by their standard deviation, q >= 2.
+        ramp_steps: Steps over which the number of directions grows linearly from 1 to q; 0 for q from the start.
+            Published: the length of the run (linear sample schedule).
         weight_decay: Weight decay on matrices.
     References:
-        Malladi et al. 2023, arXiv:2305.17333, Algorithm 1.
+        Malladi et al. 2023, arXiv:2305.17333, Algorithms 1 and 2.
         Differs from the published code: noise from a counter instead of the global generator, the weights are
-        not perturbed in place, the logged loss is the mean of both sides.
+        not perturbed in place, the logged loss is the mean of both sides; num_directions counts without a ramp too.
     """
 
     class_name: ClassVar[str] = "MeZO"
@@ -54,6 +59,8 @@ class MeZOMethod(AbstractMethod):
     zo_eps: float = 1e-3
     num_directions: int = 1
     estimator: Literal["two_sided", "one_sided"] = "two_sided"
+    weighting: Weighting = "mean"
+    ramp_steps: int = 0
     weight_decay: float = 0.0
 
     def parts(self) -> Parts:
@@ -61,7 +68,13 @@ class MeZOMethod(AbstractMethod):
         return Parts(
             space=Identity(),
             direction=Gaussian(),
-            estimator=finite_differences(self.estimator, zo_eps=self.zo_eps, num_directions=self.num_directions),
+            estimator=finite_differences(
+                self.estimator,
+                zo_eps=self.zo_eps,
+                num_directions=self.num_directions,
+                weighting=self.weighting,
+                ramp_steps=self.ramp_steps,
+            ),
             update=SGD(weight_decay=self.weight_decay),
             schedule=Whole(),
         )
