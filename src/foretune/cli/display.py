@@ -67,13 +67,14 @@ class _ProgressCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
         optimizer = getattr(optimizer, "optimizer", optimizer)
-        record = optimizer.last_record
-        self._losses.append(record.loss)
-        self._differences += [2 * record.zo_eps * slope for slope in optimizer.projected_grads(record)]
+        record = getattr(optimizer, "last_record", None)
+        if record is not None:  # first-order optimizers have none: the log gives their losses
+            self._losses.append(record.loss)
+            self._differences += [2 * record.zo_eps * slope for slope in optimizer.projected_grads(record)]
         self._bar.update(self._task, completed=state.global_step, figures=self._figures())
 
     def _figures(self) -> str:
-        loss = sum(self._losses) / len(self._losses)
+        loss = sum(self._losses) / len(self._losses) if self._losses else math.nan
         speed = self._bar.tasks[self._task].speed or 0.0 if self._task is not None else 0.0
         if not any(self._differences):  # a method without finite differences, or a loss that does not move
             return f"loss {loss:.4f}  {speed:.1f} steps/s"
@@ -85,7 +86,9 @@ class _ProgressCallback(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if not logs or "train_runtime" in logs:
             return
-        shown = ("loss", "projected_grad_rms", "learning_rate", "eval_loss", "eval_accuracy")
+        if "grad_norm" in logs:
+            self._losses.append(logs["loss"])
+        shown = ("loss", "projected_grad_rms", "grad_norm", "learning_rate", "eval_loss", "eval_accuracy")
         line = "  ".join(f"{name} {logs[name]:.5g}" for name in shown if name in logs)
         if not self._console.is_terminal or "eval_loss" in logs:
             self._console.print(f"step {state.global_step}  {line}", highlight=False)

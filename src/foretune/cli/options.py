@@ -76,7 +76,9 @@ class Options:
     def __init__(self, command: str, description: str, config: type, *, positional: str | None = None) -> None:
         self._config = config
         self._types: dict[str, Any] = {}
-        self.parser = ArgumentParser(prog=f"foretune {command}", description=description, exit_on_error=False)
+        self.parser = ArgumentParser(
+            prog=f"foretune {command}", description=description, exit_on_error=False, allow_abbrev=False
+        )
         hints = typing.get_type_hints(config)
         for option in dataclasses.fields(config):
             if option.name == positional:

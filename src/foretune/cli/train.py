@@ -36,7 +36,7 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
     """
     from foretune.adapters import TUNINGS, tuning_class
     from foretune.composition import AXES, part_class
-    from foretune.methods import METHODS, make_method, option_help
+    from foretune.methods import RECIPES, AbstractMethod, make_method, option_help
 
     groups = "|".join(("method", "tuning", *AXES))
     arguments = [re.sub(rf"^--({groups})(?==|$)", r"--\1.name", argument) for argument in arguments]
@@ -47,14 +47,14 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
     options = Options("train", "Tune a model on a task with forward passes only.", TrainConfig)
     options.add("config", str | None, None, "YAML file with any of these options; the command line wins.")
     options.add("method.name", str, DEFAULT_METHOD, "Method, also spelled --method NAME; see foretune methods.")
-    recipe = METHODS.get(name)
+    recipe = RECIPES.get(name)
     _add_settings(options, "method", recipe, option_help(recipe))
     scheme = tuning_class(_named("tuning", arguments, file) or DEFAULT_TUNING)
     known = ", ".join(TUNINGS)
     options.add("tuning.name", str, DEFAULT_TUNING, f"What is tuned: {known}; also spelled --tuning NAME.")
     _add_settings(options, "tuning", scheme, option_help(scheme))
-    own_parts = make_method(name, {}).parts()
-    for axis in AXES:
+    own_parts = make_method(name, {}).parts() if issubclass(recipe, AbstractMethod) else None
+    for axis in AXES if own_parts is not None else ():
         chosen = _named(axis, arguments, file)
         part = part_class(axis, chosen) if chosen is not None else type(getattr(own_parts, axis))
         options.add(f"{axis}.name", str | None, None, f"Another {axis} for the method, also spelled --{axis} NAME.")

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
@@ -18,7 +17,7 @@ from foretune.adapters import AbstractTuning, make_tuning
 from foretune.composition import AXES
 from foretune.evaluation import evaluate_classification
 from foretune.journal import check_header
-from foretune.methods import AbstractMethod, make_method
+from foretune.methods import AbstractFirstOrder, AbstractRecipe, make_recipe
 from foretune.objectives import (
     ClassificationObjective,
     EncodedExample,
@@ -39,13 +38,11 @@ from foretune.runs.output import (
     read_results,
     write_results,
 )
+from foretune.runs.trainers import SELECTION_METRIC, trainer_class, training_arguments
 from foretune.tasks import TaskData, load_task_data
-from foretune.trainer import ZOTrainer, ZOTrainingArguments
+from foretune.trainer import FOTrainer, FOTrainingArguments, ZOTrainer, ZOTrainingArguments
 
 logger = logging.getLogger(__name__)
-
-SELECTION_METRIC = "eval_loss"
-"""The dev metric whose best evaluation gives the final model, as in the published large-model runs."""
 
 # settings that may change between the parts of an interrupted run: the journal's hashes cover model and rows
 _FREE_ON_RESUME = {
@@ -72,14 +69,14 @@ def train(config: TrainConfig, callbacks: Sequence[TrainerCallback] = ()) -> dic
     """
     config.check()
     tuning = make_tuning(config.tuning)
-    method = make_method(config.method["name"], config.method_options, total_steps=config.steps, tuning=tuning.name)
-    _warn_of_defaults(config, method, tuning)
+    recipe = make_recipe(config.method["name"], config.method_options, total_steps=config.steps, tuning=tuning.name)
+    _warn_of_defaults(config, recipe, tuning)
     output = Path(config.output)
-    check_output(output, resume=config.resume)
+    check_output(output, resume=config.resume, is_first_order=isinstance(recipe, AbstractFirstOrder))
     if config.resume and (output / RESULTS_NAME).exists():
         undecided = {"dtype"} if config.dtype == "auto" else set()
         results = read_results(output)
-        expected = _resolve(config, method, tuning, config.dtype)
+        expected = _resolve(config, recipe, tuning, config.dtype)
         check_header(results["config"], expected, ignore=(*_FREE_ON_RESUME, *undecided))
         return results
     check_model_path(config.model)
@@ -92,10 +89,10 @@ def train(config: TrainConfig, callbacks: Sequence[TrainerCallback] = ()) -> dic
         train_set_seed=config.train_set_seed,
         template=config.template,
     )
-    arguments = _arguments(config, method, has_dev=bool(data.dev))
+    arguments = training_arguments(config, recipe, has_dev=bool(data.dev))
     make_output(output)
     loaded = _load(config, data, tuning)
-    resolved = _resolve(config, method, tuning, loaded.dtype)
+    resolved = _resolve(config, recipe, tuning, loaded.dtype)
     (output / CONFIG_NAME).write_text(yaml.safe_dump(resolved, sort_keys=False))
     zero_shot = loaded.score(loaded.test, loaded.base)  # with LoRA the base holds an adapter that adds nothing yet
     clock = StepClock(lambda: trainer.repeats_step)
@@ -104,7 +101,7 @@ def train(config: TrainConfig, callbacks: Sequence[TrainerCallback] = ()) -> dic
     trainer.save_model(str(output / FINAL_NAME))
     results = {
         "task": data.task.name,
-        "method": method.describe()["name"],
+        "method": recipe.describe()["name"],
         "tuning": tuning.name,
         "model": config.model,
         "steps": config.steps,
@@ -189,15 +186,15 @@ def _load(config: TrainConfig, data: TaskData, tuning: AbstractTuning) -> _Loade
 
 def _make_trainer(
     config: TrainConfig,
-    arguments: ZOTrainingArguments,
+    arguments: ZOTrainingArguments | FOTrainingArguments,
     loaded: _Loaded,
     resolved: dict[str, Any],
     callbacks: Sequence[TrainerCallback],
-) -> ZOTrainer:
+) -> ZOTrainer | FOTrainer:
     objective = ClassificationObjective(find_tied_head(loaded.model))
-    trainer = ZOTrainer(
+    trainer = trainer_class(arguments)(
         loaded.model,
-        arguments,
+        arguments,  # pyrefly: ignore[bad-argument-type]  # the class follows them
         objective=objective,
         evaluator=lambda model: loaded.score(loaded.dev, model),
         run_info={
@@ -216,7 +213,7 @@ def _make_trainer(
     return trainer
 
 
-def _selection(config: TrainConfig, trainer: ZOTrainer, *, has_dev: bool) -> dict[str, Any]:
+def _selection(config: TrainConfig, trainer: ZOTrainer | FOTrainer, *, has_dev: bool) -> dict[str, Any]:
     """Say which step's model is the final one, and why."""
     if not has_dev:
         return {"step": config.steps, "selected_by": "last step (no dev rows)"}
@@ -224,11 +221,11 @@ def _selection(config: TrainConfig, trainer: ZOTrainer, *, has_dev: bool) -> dic
     return {"step": step, "selected_by": f"best dev {SELECTION_METRIC.removeprefix('eval_')}"}
 
 
-def _resolve(config: TrainConfig, method: AbstractMethod, tuning: AbstractTuning, dtype: str) -> dict[str, Any]:
+def _resolve(config: TrainConfig, recipe: AbstractRecipe, tuning: AbstractTuning, dtype: str) -> dict[str, Any]:
     """Return every setting as it takes effect; the options a method shares stand under `method` only."""
     resolved = {
         **asdict(config),
-        "method": method.describe(),
+        "method": recipe.describe(),
         "tuning": tuning.describe(),
         "eval_steps": config.resolved_eval_steps,
         "dtype": dtype,
@@ -238,48 +235,16 @@ def _resolve(config: TrainConfig, method: AbstractMethod, tuning: AbstractTuning
     return resolved
 
 
-def _warn_of_defaults(config: TrainConfig, method: AbstractMethod, tuning: AbstractTuning) -> None:
+def _warn_of_defaults(config: TrainConfig, recipe: AbstractRecipe, tuning: AbstractTuning) -> None:
     """Say that a learning rate is that of full tuning: adapters need one 100 to 10,000 times larger."""
-    published = "full" not in method.schemes or tuning.name in {"full", *method.tuning_defaults}
+    published = "full" not in recipe.schemes or tuning.name in {"full", *recipe.tuning_defaults}
     if not published and "lr" not in config.method_options:
         logger.warning(
             "No lr is known for --method %s with --tuning %s; %g is that of full tuning and likely far too small.",
             config.method["name"],
             tuning.name,
-            method.lr,
+            recipe.lr,
         )
-
-
-def _arguments(config: TrainConfig, method: AbstractMethod, *, has_dev: bool) -> ZOTrainingArguments:
-    settings = method.describe()
-    every = config.resolved_eval_steps
-    return ZOTrainingArguments(
-        output_dir=config.output,
-        method=settings.pop("name"),
-        learning_rate=settings.pop("lr"),
-        method_options=settings,
-        engine=config.engine,
-        max_steps=config.steps,
-        per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        lr_scheduler_type=config.lr_scheduler,
-        warmup_steps=config.warmup_steps,
-        seed=config.seed,
-        logging_steps=config.log_steps,
-        eval_strategy="steps" if has_dev else "no",
-        eval_steps=every,
-        save_strategy="steps",
-        save_steps=every,
-        save_total_limit=2,
-        load_best_model_at_end=has_dev,
-        metric_for_best_model=SELECTION_METRIC if has_dev else None,
-        greater_is_better=False if has_dev else None,
-        use_cpu=resolve_device(config.device).type == "cpu",
-        dataloader_pin_memory=config.device != "cpu" and torch.cuda.is_available(),
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        report_to="none",
-    )
 
 
 def _hash_rows(*parts: Sequence[EncodedExample]) -> str:

@@ -1,0 +1,67 @@
+"""Which trainer runs a recipe, and what it is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from foretune.errors import UsageError
+from foretune.methods import AbstractFirstOrder, AbstractRecipe
+from foretune.runs.config import TrainConfig
+from foretune.runs.loading import resolve_device
+from foretune.trainer import FOTrainer, FOTrainingArguments, ZOTrainer, ZOTrainingArguments
+
+SELECTION_METRIC = "eval_loss"
+"""The dev metric whose best evaluation gives the final model, as in the published large-model runs."""
+
+
+def training_arguments(
+    config: TrainConfig, recipe: AbstractRecipe, *, has_dev: bool
+) -> ZOTrainingArguments | FOTrainingArguments:
+    """Return the arguments of a run; their class decides about the trainer.
+
+    Raises:
+        UsageError: an option that the recipe has no use for.
+    """
+    settings = recipe.describe()
+    every = config.resolved_eval_steps
+    shared: dict[str, Any] = {
+        "output_dir": config.output,
+        "method": settings.pop("name"),
+        "learning_rate": settings.pop("lr"),
+        "method_options": settings,
+        "max_steps": config.steps,
+        "per_device_train_batch_size": config.batch_size,
+        "gradient_accumulation_steps": config.gradient_accumulation_steps,
+        "lr_scheduler_type": config.lr_scheduler,
+        "warmup_steps": config.warmup_steps,
+        "seed": config.seed,
+        "logging_steps": config.log_steps,
+        "eval_strategy": "steps" if has_dev else "no",
+        "eval_steps": every,
+        "save_strategy": "steps",
+        "save_steps": every,
+        "save_total_limit": 2,
+        "load_best_model_at_end": has_dev,
+        "metric_for_best_model": SELECTION_METRIC if has_dev else None,
+        "greater_is_better": False if has_dev else None,
+        "use_cpu": resolve_device(config.device).type == "cpu",
+        "dataloader_pin_memory": config.device != "cpu" and torch.cuda.is_available(),
+        "remove_unused_columns": False,
+        "disable_tqdm": True,
+        "report_to": "none",
+    }
+    if not isinstance(recipe, AbstractFirstOrder):
+        return ZOTrainingArguments(**shared, engine=config.engine)
+    if config.engine != "auto":
+        raise UsageError(
+            f"--engine {config.engine}: '{shared['method']}' is a first-order baseline, which perturbs nothing; "
+            "leave the option out."
+        )
+    return FOTrainingArguments(**shared)
+
+
+def trainer_class(arguments: ZOTrainingArguments | FOTrainingArguments) -> type[ZOTrainer] | type[FOTrainer]:
+    """Return the trainer of these arguments."""
+    return FOTrainer if isinstance(arguments, FOTrainingArguments) else ZOTrainer
