@@ -102,13 +102,14 @@ class HessianScaled(AbstractDirection):
     ) -> None:
         """Let H follow the curvature that was measured."""
         z = _gaussian(trainable, keys[0]).materialize(coordinate_shape, trainable.parameter)
-        log_hessian = state.tensors.get(STATE, torch.zeros((), dtype=z.dtype, device=z.device))
-        state.tensors[STATE] = self.advanced(log_hessian, z, scalars[-1])
+        if STATE not in state.tensors:
+            state.tensors[STATE] = torch.zeros_like(z)
+        self.follow(state.tensors[STATE], z, scalars[-1])
 
-    def advanced(self, log_hessian: Tensor, z: Tensor, curvature: float | Tensor) -> Tensor:
-        """Return log H after a step along ``z / sqrt(H)``; `z` is overwritten.
+    def follow(self, log_hessian: Tensor, z: Tensor, curvature: float | Tensor) -> None:
+        """Change log H in place after a step along ``z / sqrt(H)``; `z` is overwritten as well.
 
-        log H + log(1 + smooth/2 |curvature| z^2 - smooth),   or with curvature (z^2 - 1) in the middle
+        log H <- log H + log(1 + smooth/2 |curvature| z^2 - smooth),    or with ``curvature (z^2 - 1)`` in the middle.
         """
         if self.form == "biased":
             gain = 0.5 * self.smooth * abs(curvature)
@@ -118,7 +119,7 @@ class HessianScaled(AbstractDirection):
             growth = z.square_().sub_(1.0).mul_(gain).sub_(self.smooth)
         # where the new H would be negative its logarithm is -inf, and the floor takes its place
         growth.clamp_(min=-1.0).log1p_()
-        return growth.add_(log_hessian).clamp_(math.log(self.floor), math.log(self.ceiling))
+        log_hessian.add_(growth).clamp_(math.log(self.floor), math.log(self.ceiling))
 
     def num_state_elements(self, trainable: Trainable, coordinate_shape: tuple[int, ...]) -> int:
         """One per coordinate."""

@@ -1,6 +1,7 @@
 """Directions that remember: the recursion, its stationary variance, and what becomes of a gradient in it."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from foretune import noise
 from foretune.directions import Gaussian, MomentumGuided
 from foretune.errors import IncompatibleError, UsageError
 from foretune.estimators import TwoSided
+from foretune.matrices import newton_schulz
 from foretune.noise import Noise, Purpose
 from foretune.optimizer import Optimizer
 from foretune.spaces import LowRank
@@ -121,6 +123,21 @@ def test_vectors_stay_plain_where_matrices_only() -> None:
     assert direction.num_state_elements(vector, (4,)) == 0
     assert direction.num_state_elements(matrix, (2, 2)) == 4
     assert settled().num_state_elements(vector, (4,)) == 4
+
+
+def test_each_view_of_a_matrix_is_orthogonalized_apart() -> None:
+    """From t2 on, with the norm it had; the parts stay those of m itself."""
+    (trainable,) = trainables_of(w=(3, 8))
+    trainable = replace(trainable, num_views=2)
+    plain, orthogonal = (
+        settled(orthogonalize=orthogonalize).draw(trainable, TensorState(), key=1, step=0, coordinate_shape=(2, 3, 4))
+        for orthogonalize in (False, True)
+    )
+    m, found = (draw.vector.materialize((2, 3, 4), trainable.parameter) for draw in (plain, orthogonal))
+    for view, other in zip(m, found, strict=True):
+        expected = newton_schulz(view)
+        torch.testing.assert_close(other, expected * (view.norm() / expected.norm()), rtol=0, atol=1e-13)
+    assert plain.parts == orthogonal.parts
 
 
 @pytest.mark.parametrize("on_refresh", ["project", "reset"])
