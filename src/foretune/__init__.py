@@ -30,13 +30,13 @@ __version__ = version("foretune")
 _HOMES = {
     "Optimizer": "foretune.optimizer",
     **dict.fromkeys(("ZOTrainer", "ZOTrainingArguments", "FOTrainer", "FOTrainingArguments"), "foretune.trainer"),
-    **dict.fromkeys(("Identity", "LowRank", "OneSidedOrthonormal", "Masked", "Orthonormal"), "foretune.spaces"),
+    **dict.fromkeys(("Identity", "LowRank", "Masked", "OneSidedOrthonormal", "Orthonormal"), "foretune.spaces"),
     **dict.fromkeys(
         ("Gaussian", "Rademacher", "HessianScaled", "MomentumGuided", "LowRankProduct"), "foretune.directions"
     ),
-    **dict.fromkeys(("TwoSided", "OneSided", "SecondDifference", "Population"), "foretune.estimators"),
+    **dict.fromkeys(("TwoSided", "OneSided", "SecondDifference", "ForwardMode", "Population"), "foretune.estimators"),
     **dict.fromkeys(
-        ("SGD", "Momentum", "MSign", "Muon", "Adam", "AdaMU", "Sign", "HeavyBall", "Conservative"), "foretune.updates"
+        ("SGD", "Adam", "AdaMU", "Momentum", "MSign", "Muon", "Sign", "HeavyBall", "Conservative"), "foretune.updates"
     ),
     **dict.fromkeys(("LoRABlocks", "ModuleBlocks", "RandomGroups", "Whole"), "foretune.schedules"),
 }

@@ -1,7 +1,8 @@
 """What is measured: along which direction, of which mean, and with the weights as they were afterwards."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from foretune import noise
 from foretune.methods import AbstractMethod
@@ -22,7 +23,7 @@ def test_it_steps_along_what_it_measured(recipe: type[AbstractMethod], toys: Toy
     """Each step lies in the span of the shifts at which the closure saw the weights, also on refreshes.
 
     The shifts are those of all tensors jointly; a tensor's own learning-rate factor and its space's factor on
-    the estimate are divided out first.
+    the estimate are divided out first. Where the closure finds tangents on the weights, these are the shifts.
     """
     shapes = toys.named(SHAPES)
     model = Quadratic(shapes)
@@ -34,22 +35,25 @@ def test_it_steps_along_what_it_measured(recipe: type[AbstractMethod], toys: Toy
             for member in block.members
         }
         before = weights_of(model)
-        seen: list[dict[str, Tensor]] = []
+        seen: list[Tensor] = []
 
-        def closure(seen: list[dict[str, Tensor]] = seen) -> Tensor:
-            seen.append(weights_of(model))
+        def closure(seen: list[Tensor] = seen, before: dict[str, Tensor] = before) -> Tensor:
+            seen.append(torch.cat([_shift_of(model.get_parameter(name), before[name]) for name in shapes]))
             return model()
 
         optimizer.step(closure)
         after = weights_of(model)
         change = torch.cat([((after[name] - before[name]) / factors.get(name, 1.0)).flatten() for name in shapes])
-        shifts = torch.stack(
-            [torch.cat([(weights[name] - before[name]).flatten() for name in shapes]) for weights in seen]
-        )
+        shifts = torch.stack(seen)
         shifts = shifts[shifts.abs().sum(dim=1) > 0]
         outside = change - shifts.T @ torch.linalg.lstsq(shifts.T, change, rcond=1e-9, driver="gelsd").solution
         assert float(change.norm()) > 0
         assert float(outside.norm()) < 1e-8 * float(change.norm())
+
+
+def _shift_of(parameter: nn.Parameter, before: Tensor) -> Tensor:
+    tangent = forward_ad.unpack_dual(parameter).tangent
+    return (parameter.detach() - before if tangent is None else tangent.clone()).flatten()
 
 
 def test_its_mean_estimate_is_the_gradient(recipe: type[AbstractMethod], toys: Toys) -> None:

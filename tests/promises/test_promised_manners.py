@@ -129,10 +129,10 @@ def test_non_finite_losses_move_nothing_and_end_the_run(
     optimizer = build(recipe, model)
     before = weights_of(model)
     with caplog.at_level(logging.WARNING):
-        records = run(optimizer, lambda: value, MAX_BAD_STEPS - 1)
+        records = run(optimizer, lambda: model() * value, MAX_BAD_STEPS - 1)
         assert "Non-finite loss at step 0" in caplog.text
         with pytest.raises(NonFiniteLossError, match=f"{value} at step 9, the 10th step in a row"):
-            optimizer.step(lambda: value)
+            optimizer.step(lambda: model() * value)
     assert all(not record.accepted and set(record.scalars) == {0.0} for record in records)
     assert differing_bits(before, weights_of(model)) == []
     assert all(t.isfinite().all() for s in optimizer.tensor_states.values() for t in s.tensors.values())

@@ -44,6 +44,11 @@ class Deep(nn.Module):
         return x.square().mean()
 
 
+def _storages(values: object) -> list[torch.UntypedStorage]:
+    tensors = [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+    return [tensor.untyped_storage() for tensor in tensors if not tensor._is_zerotensor()]  # which hold no memory
+
+
 class LiveBytes(TorchDispatchMode):
     """Counts the bytes of the storages that operators make, as long as they live."""
 
@@ -53,10 +58,10 @@ class LiveBytes(TorchDispatchMode):
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        given = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        given = {storage.data_ptr() for storage in _storages((args, kwargs))}
         result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and (storage := leaf.untyped_storage()).data_ptr() not in given | self._known:
+        for storage in _storages(result):
+            if storage.data_ptr() not in given | self._known:
                 address, size = storage.data_ptr(), storage.nbytes()
                 self._known.add(address)
                 self.live += size

@@ -56,6 +56,9 @@ def attach_tangent(parameter: nn.Parameter, tangent: Tensor) -> None:
 
 def drop_tangent(parameter: nn.Parameter) -> None:
     """Free the tangent of a parameter, if it carries one."""
+    tangent = forward_ad.unpack_dual(parameter).tangent
+    if tangent is not None:
+        tangent.data = tangent.new_empty(0)  # torch itself holds on to it until the dual level ends
     parameter.detach_().requires_grad_()
 
 

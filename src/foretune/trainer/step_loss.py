@@ -47,11 +47,15 @@ class StepLoss:
         """What the choice of an engine needs to know."""
         return len(self.batches)
 
-    def __call__(self) -> float:
-        """Return the loss at the weights the model has right now."""
+    def __call__(self) -> Tensor | float:
+        """Return the loss at the weights the model has right now: in float64, with its derivatives if it has any."""
+        total: Tensor | float = 0.0
         with self.trainer.compute_loss_context_manager():
-            losses = [read_loss(self._loss(batch)) for batch in self.batches]
-        return sum(loss * share for loss, share in zip(losses, self._shares(), strict=True))
+            for batch, share in zip(self.batches, self._shares(), strict=True):
+                loss = self._loss(batch)
+                value = read_loss(loss)  # refuses half precision, which the conversion would hide
+                total = total + (loss.double() if isinstance(loss, Tensor) else value) * share
+        return total
 
     def terms(self) -> Iterator[Tensor]:
         """Yield the share of each micro-batch in the loss, to be backpropagated one after the other.
