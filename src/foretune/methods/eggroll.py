@@ -26,11 +26,11 @@ class EGGROLLMethod(AbstractMethod):
         theta <- theta - lr sqrt(N) * (1/N) sum_i (L_i - mean(L)) / std(L) * (+-E_k)
 
     The step of a matrix has rank min(num_directions * rank, m, n) at most. Made for rewards, as ES is. N forwards
-    a step, no optimizer state; any other update rule may stand in for plain descent (Adam in some of the paper).
+    a step, no optimizer state; another update rule, Adam say, may stand in for plain descent.
 
     Args:
-        lr: Learning rate; every weight moves by about lr. The default gives the steps of ES at scale
-            (5e-4 / sqrt(30)); the paper tunes it for each task.
+        lr: Learning rate; every weight moves by about lr. The default, our choice, gives steps as long as
+            those of ES at scale (5e-4 / sqrt(30)).
         zo_eps: Perturbation scale sigma. The default is that of ES at scale.
         num_directions: Directions per step: N / 2 with pairs, N without.
         rank: Of each direction. Published: 1.

@@ -34,7 +34,7 @@ class ESMethod(AbstractMethod):
         antithetic: Measure every direction with both signs. Published: no.
         weight_decay: Weight decay on matrices.
     References:
-        Qiu et al. 2025, arXiv:2509.24372, Algorithm 1.
+        Qiu et al. 2025, arXiv:2509.24372.
         Differs from the published code: tensors of one shape do not share their noise (one version there reseeds
         for each); equal scores make no step.
     """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from foretune.directions import Gaussian
 from foretune.estimators import TwoSided
@@ -33,7 +35,7 @@ class ZOAdamMethod(AbstractMethod):
         weight_decay: Weight decay on matrices.
         decoupled: Shrink the weights directly (AdamW) instead of adding the decay to the estimate.
     References:
-        Malladi et al. 2023, arXiv:2305.17333, section 3.3 (MeZO-Adam). Zhang et al. 2024, arXiv:2402.11592 (ZO-Adam).
+        Malladi et al. 2023, arXiv:2305.17333 (MeZO-Adam). Zhang et al. 2024, arXiv:2402.11592 (ZO-Adam).
         Differs from the published code: the learning-rate schedule and the weight decay reach Adam; steps of the
         bias correction are counted per tensor.
     """
@@ -43,6 +45,13 @@ class ZOAdamMethod(AbstractMethod):
         "Revisiting Zeroth-Order Optimization for Memory-Efficient LLM Fine-Tuning: A Benchmark, arXiv:2402.11592"
     )
     family: ClassVar[str] = "ZO-SGD"
+    tuning_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+        {  # of the published grids
+            "lora": {"lr": 1e-5},
+            "prefix": {"lr": 1e-4},
+            "prompt": {"lr": 1e-4},
+        }
+    )
     toy: ClassVar[Toy] = Toy(options={"lr": 0.1}, num_steps=200)
 
     lr: float = 1e-6

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from foretune.directions import Gaussian
 from foretune.estimators import TwoSided
@@ -40,6 +42,13 @@ class ZOConservativeMethod(AbstractMethod):
         "Revisiting Zeroth-Order Optimization for Memory-Efficient LLM Fine-Tuning: A Benchmark, arXiv:2402.11592"
     )
     family: ClassVar[str] = "ZO-SGD"
+    tuning_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+        {  # MeZO's, within the published grids
+            "lora": {"lr": 5e-5, "zo_eps": 1e-2},
+            "prefix": {"lr": 1e-3, "zo_eps": 1e-1},
+            "prompt": {"lr": 1e-4, "zo_eps": 1e-2},
+        }
+    )
     toy: ClassVar[Toy] = Toy(options={"lr": 0.1}, num_steps=150)
 
     lr: float = 1e-6

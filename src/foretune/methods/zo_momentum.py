@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, get_args
 
 from foretune.directions import Gaussian
 from foretune.errors import UsageError, near_misses
@@ -50,6 +52,13 @@ class ZOMomentumMethod(AbstractMethod):
         "Revisiting Zeroth-Order Optimization for Memory-Efficient LLM Fine-Tuning: A Benchmark, arXiv:2402.11592"
     )
     family: ClassVar[str] = "ZO-SGD"
+    tuning_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+        {  # MeZO's over 10
+            "lora": {"lr": 5e-6, "zo_eps": 1e-2},
+            "prefix": {"lr": 1e-4, "zo_eps": 1e-1},
+            "prompt": {"lr": 1e-4, "zo_eps": 1e-2},
+        }
+    )
     toy: ClassVar[Toy] = Toy(options={"lr": 0.005}, num_steps=250)
 
     lr: float = 1e-7

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, get_args
 
 from foretune.directions import Gaussian
 from foretune.errors import UsageError, near_misses
@@ -45,6 +47,13 @@ class ZOSignMethod(AbstractMethod):
         "Revisiting Zeroth-Order Optimization for Memory-Efficient LLM Fine-Tuning: A Benchmark, arXiv:2402.11592"
     )
     family: ClassVar[str] = "ZO-SGD"
+    tuning_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+        {  # of the published grids
+            "lora": {"lr": 1e-4},
+            "prefix": {"lr": 1e-3, "zo_eps": 1e-1},
+            "prompt": {"lr": 1e-4},
+        }
+    )
     toy: ClassVar[Toy] = Toy(options={"lr": 0.02}, num_steps=400)
 
     lr: float = 1e-6
