@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 from foretune.adapters import peft_warnings_hidden
 from foretune.cli.main import main
 from foretune.cli.train import parse
+from foretune.methods import make_method
 from foretune.methods.mezo import MeZOMethod
 from foretune.runs import train as train_module
 
@@ -166,10 +167,10 @@ def test_half_precision_bases_have_float32_adapters(tiny_model, rows_dir, tmp_pa
 def test_published_settings_of_the_scheme_are_the_defaults(tiny_model, rows_dir, tmp_path, caplog):
     found = {}
     for scheme in ("full", *SCHEMES):
-        method = train_module.make_method("mezo", {}, tuning=scheme)
+        method = make_method("mezo", {}, tuning=scheme)
         found[scheme] = (method.lr, method.zo_eps)
     assert found == {"full": (1e-6, 1e-3), "lora": (5e-5, 1e-2), "prefix": (1e-3, 1e-1), "prompt": (1e-3, 1e-2)}
-    assert train_module.make_method("mezo", {"lr": 0.5}, tuning="prefix").lr == 0.5
+    assert make_method("mezo", {"lr": 0.5}, tuning="prefix").lr == 0.5
     with caplog.at_level(logging.WARNING):
         words = words_of(tiny_model, rows_dir, tmp_path / "run", "lora", "--method", "lozo", "--steps", "1")
         assert main(words) == 0

@@ -162,7 +162,9 @@ def test_a_prefix_refuses_padding_that_would_use_up_a_sliding_window(padded, win
             alone = last_logits(model, {"input_ids": padded["input_ids"][1:, 2:]}, 1)
             torch.testing.assert_close(last_logits(model, padded, 1)[1:], alone, atol=1e-5, rtol=0)
         else:
-            with pytest.raises(IncompatibleError, match=r"prefix of 3 and texts of up to 5 .* window of 7.*--max-length 4"):
+            with pytest.raises(
+                IncompatibleError, match=r"prefix of 3 and texts of up to 5 .* window of 7.*--max-length 4"
+            ):
                 last_logits(model, padded, 1)
 
 
