@@ -34,7 +34,7 @@ class FZOOMethod(AbstractMethod):
         weight_decay: Weight decay on matrices.
     References:
         Dang et al. 2025, arXiv:2506.09034.
-        Differs from the published code: equal losses make no step instead of a division by 0; the re-use of the
+        Differs from the published code: equal losses make no step instead of a division by 0; the reuse of the
         last step's losses, which nothing there switches on, is left out.
     """
 
