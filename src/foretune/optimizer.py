@@ -161,9 +161,10 @@ class Optimizer(torch.optim.Optimizer):
                 self._journal.append(record)
             self._apply(record)
         if self.num_bad_steps >= MAX_BAD_STEPS:
+            scale = f" or zo_eps ({record.zo_eps:g})" if record.zo_eps else ""
             raise NonFiniteLossError(
                 f"Loss is {record.loss} at step {record.step}, the {self.num_bad_steps}th step in a row without a "
-                f"finite loss. Nothing was learned from them. Lower lr ({record.lr:g}) or zo_eps ({record.zo_eps:g})."
+                f"finite loss. Nothing was learned from them. Lower lr ({record.lr:g}){scale}."
             )
         return torch.tensor(record.loss, dtype=torch.float64)
 
