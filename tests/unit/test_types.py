@@ -125,9 +125,15 @@ def test_parts_describe_themselves_for_a_journal() -> None:
     assert parts.describe() == {
         "space": {"type": "LowRank", "rank": 4, "interval": 50},
         "direction": {"type": "Gaussian"},
-        "estimator": {"type": "TwoSided", "zo_eps": 0.01, "num_directions": 1},
+        "estimator": {
+            "type": "TwoSided",
+            "zo_eps": 0.01,
+            "num_directions": 1,
+            "weighting": "mean",
+            "ramp_steps": 0,
+        },
         "update": {"type": "SGD", "weight_decay": 0.0},
-        "schedule": {"type": "Whole", "matrix_lr_scale": 2.0},
+        "schedule": {"type": "Whole", "matrix_lr_scale": 2.0, "vector_lr_scale": 1.0},
     }
     assert json.loads(json.dumps(parts.describe())) == parts.describe()
     assert describe_part(object()) == {"type": "object"}
