@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from foretune.optimizer import Optimizer as Optimizer
+    from foretune.trainer import Diagnostics as Diagnostics
     from foretune.trainer import FOTrainer as FOTrainer
     from foretune.trainer import FOTrainingArguments as FOTrainingArguments
     from foretune.trainer import ZOTrainer as ZOTrainer
@@ -29,7 +30,9 @@ __version__ = version("foretune")
 
 _HOMES = {
     "Optimizer": "foretune.optimizer",
-    **dict.fromkeys(("ZOTrainer", "ZOTrainingArguments", "FOTrainer", "FOTrainingArguments"), "foretune.trainer"),
+    **dict.fromkeys(
+        ("Diagnostics", "FOTrainer", "FOTrainingArguments", "ZOTrainer", "ZOTrainingArguments"), "foretune.trainer"
+    ),
     **dict.fromkeys(("Identity", "LowRank", "Masked", "OneSidedOrthonormal", "Orthonormal"), "foretune.spaces"),
     **dict.fromkeys(
         ("Gaussian", "Rademacher", "HessianScaled", "MomentumGuided", "LowRankProduct"), "foretune.directions"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -220,6 +220,36 @@ class Optimizer(torch.optim.Optimizer):
         estimator = self.parts.estimator
         shares = _split(self._blocks(record.step), record.scalars)
         return tuple(g for _, scalars in shares for g in estimator.projected_grads(self._without_decision(scalars)[0]))
+
+    @torch.no_grad()
+    def gradient_estimates(self) -> Iterator[tuple[Trainable, Tensor]]:
+        """Yield the gradient estimate of the last `estimate`, for the tensors that its step will move.
+
+        Each is of the tensor's shape, float32 (float64 for float64 weights), along the directions as they were
+        measured, and may be changed; only one is made at a time. The optimizer and the weights stay as they are.
+
+        Raises:
+            UsageError: nothing is estimated, or the blocks of the step are measured at different weights.
+        """
+        if self._pending is None or self.parts.schedule.sequential:
+            reason = "nothing is estimated" if self._pending is None else "its blocks are measured at different weights"
+            raise UsageError(f"There is no gradient estimate of this step: {reason}.")
+        for index, (block, shares) in enumerate(_split(self._blocks(self.num_steps), self._pending.scalars)):
+            scalars, _ = self._without_decision(shares)
+            for member in block.members:
+                yield member.trainable, self._lifted_estimate(member, self._keys(index, scalars), scalars)
+
+    def _lifted_estimate(self, member: Member, keys: Sequence[int], scalars: tuple[float, ...]) -> Tensor:
+        """Return the gradient estimate of one tensor, of the tensor's shape."""
+        space, trainable = self.parts.space, member.trainable
+        _, vector = self._estimate_of(member, keys, scalars)
+        if vector.mask is not None:  # it may read the weights, which the zeros below are not
+            shape = space.coordinate_shape(trainable)
+            vector = Combination(dense=(1.0, vector.materialize(shape, trainable.parameter)))
+        out = trainable.parameter.new_zeros(trainable.shape, dtype=trainable.compute_dtype)
+        epoch = space.epoch(self.num_steps)
+        space.add(trainable, vector, out=out, base=out, seed=self.seed, epoch=epoch, rows=member.rows)
+        return out
 
     def recall(self, record: StepRecord) -> None:
         """Take a recorded step in place of an `estimate`: `step()` makes its update and journals nothing.

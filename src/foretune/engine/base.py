@@ -66,19 +66,11 @@ class AbstractEngine(abc.ABC):
 
         Ctrl-C reaches the closure but not the engine, and waits for the next evaluation or the end.
         """
-        modes = [(module, module.training) for module in self.model.modules()]
-        with hold_interrupts() as self._interrupts:
-            try:
-                for module, training in modes:
-                    if training:
-                        _set_training(module, False)
-                with self.attached():
-                    yield
-            finally:
-                self._interrupts = None
-                for module, training in modes:
-                    if module.training != training:
-                        _set_training(module, training)
+        try:
+            with hold_interrupts() as self._interrupts, eval_mode(self.model), self.attached():
+                yield
+        finally:
+            self._interrupts = None
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -143,6 +135,21 @@ class AbstractEngine(abc.ABC):
     @abc.abstractmethod
     def _along(self, evaluate: Callable[[], tuple[float, float]], tangent: Tangent) -> tuple[float, float]:
         """Call `evaluate` once with tangents on the weights, which leaving `forward_mode` removes at the latest."""
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put all modules into eval mode, and on leaving each into the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for module, training in modes:
+            if training:
+                _set_training(module, False)
+        yield
+    finally:
+        for module, training in modes:
+            if module.training != training:
+                _set_training(module, training)
 
 
 def _set_training(module: nn.Module, training: bool) -> None:

@@ -79,6 +79,7 @@ class AbstractTrainer(Trainer, abc.ABC):
         self._evaluator = evaluator
         self._run_info = dict(run_info or {})
         self._micro_batches: list[Any] = []
+        self.last_loss: StepLoss | None = None
         self.repeats_step = False
         self.epoch_ended = False
         self.has_stopped = False
@@ -118,8 +119,9 @@ class AbstractTrainer(Trainer, abc.ABC):
         return torch.tensor(loss if math.isfinite(loss) else 0.0, device=self.args.device)
 
     def step_loss(self, model: nn.Module, batches: list[Any], num_items: Tensor | int | None) -> StepLoss:
-        """Return the loss of a step, its micro-batches on the device."""
-        return StepLoss(self, model, [self._prepare_inputs(batch) for batch in batches], num_items)
+        """Return the loss of a step, its micro-batches on the device; `last_loss` until the next step."""
+        self.last_loss = StepLoss(self, model, [self._prepare_inputs(batch) for batch in batches], num_items)
+        return self.last_loss
 
     def seed_generators(self, index: int, what: Literal["epoch", "step", "evaluation"]) -> None:
         """Seed Python's, NumPy's and torch's global generators for what begins now."""
