@@ -10,6 +10,7 @@ command goes on where it was stopped. Afterwards (with --page: only this) docs/c
 from __future__ import annotations
 
 import csv
+import json
 import math
 import multiprocessing
 import statistics
@@ -39,10 +40,10 @@ SEEDS = (0, 1, 2)
 
 ZO_EPS = {"full": 1e-3, "lora": 1e-2, "prefix": 1e-1, "prompt": 1e-2}
 """Published perturbation scales of the tuning schemes."""
-DESCENT_LR = {"full": 3e-5, "lora": 2e-3, "prefix": 1e-2, "prompt": 1e-2}
+DESCENT_LR = {"full": 3e-5, "lora": 1e-3, "prefix": 1e-1, "prompt": 1e-2}
 """Centre of the learning rates of methods whose step is proportional to the projected gradient."""
-SLOPE = {"full": 20.0, "lora": 1.0, "prefix": 0.2, "prompt": 0.5}
-"""Size of MeZO's projected gradient there: methods that divide by it get it in their learning rate."""
+SLOPE = {"full": 12.0, "lora": 1.2, "prefix": 0.12, "prompt": 0.43}
+"""Root mean square of MeZO's projected gradients there, measured: methods that divide by it get it in their lr."""
 FIRST_ORDER_LR = {"sgd": {"full": 1e-2, "lora": 1e-1}, "adam": {"full": 1e-4, "lora": 1e-3}}
 FIRST_ORDER_LR["adamw"] = FIRST_ORDER_LR["adam"]
 
@@ -188,13 +189,15 @@ def run(case: Case, lr: float, seed: int, model: str, data_dir: str) -> Row:
             results = train(parse([*words, *case.options]))
         except ForetuneError as error:
             return replace(row, error=" ".join(str(error).split()))
-    metrics = results["metrics"]
+        log = [json.loads(line) for line in (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()]
+    metrics, chosen_step = results["metrics"], results["final_model"]["step"]
+    dev = next(line for line in log if line["step"] == chosen_step and "eval_loss" in line)
     return replace(
         row,
         zero_shot_loss=metrics["zero_shot"]["loss"],
         zero_shot_accuracy=metrics["zero_shot"]["accuracy"],
-        dev_loss=metrics["dev"]["loss"],
-        dev_accuracy=metrics["dev"]["accuracy"],
+        dev_loss=dev["eval_loss"],
+        dev_accuracy=dev["eval_accuracy"],
         test_loss=metrics["final"]["loss"],
         test_accuracy=metrics["final"]["accuracy"],
         seconds_per_step=results["seconds_per_step"],
@@ -252,7 +255,9 @@ def measure(options: Namespace, chosen: Sequence[Case]) -> None:
     """Make every run that is not in the file, a process each."""
     commit = current_commit() + ("+" if is_dirty() else "")
     done = {row.key for row in read_rows()}
-    context = multiprocessing.get_context("spawn")  # kernels must not have run in a process that forks
+    # every run forks from a server that has only imported: no kernel has run in it
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["foretune.runs.train", "foretune.cli.train", "foretune.catalogue"])
 
     def make(jobs: list[tuple[Case, float, int]]) -> None:
         jobs = [job for job in jobs if (job[0].label, job[0].scheme, job[1], job[2]) not in done]

@@ -165,6 +165,6 @@ def test_evaluate(tiny_model, rows_dir, capsys):
 
 def test_other_commands(capsys):
     _fails(["methods", "loz"], capsys, "Did you mean: lozo")
-    _fails(["methods", "a", "b"], capsys, "one name")
+    _fails(["methods", "a", "b"], capsys, "Unexpected argument 'b'")
     _fails(["env", "--all"], capsys, "'--all'")
     _fails(["demo", "--fast"], capsys, "--fast")

@@ -33,6 +33,7 @@ def test_a_run_leaves_what_the_readme_promises(train_words, tmp_path, capsys):
     assert 0 <= results["metrics"]["final"]["accuracy"] <= 1
     assert results["seconds_per_step"] > 0
     assert results["peak_memory_bytes"] > 1e6
+    assert results["state_bytes"] == 0
     assert results["config"]["method"]["rank"] == 3
     assert results["final_model"]["step"] in (3, 6)
     AutoModelForCausalLM.from_pretrained(run / "final")

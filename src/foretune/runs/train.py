@@ -40,7 +40,7 @@ from foretune.runs.output import (
 )
 from foretune.runs.trainers import SELECTION_METRIC, trainer_class, training_arguments
 from foretune.tasks import TaskData, load_task_data
-from foretune.trainer import FOTrainer, FOTrainingArguments, ZOTrainer, ZOTrainingArguments
+from foretune.trainer import Diagnostics, FOTrainer, FOTrainingArguments, ZOTrainer, ZOTrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ _FREE_ON_RESUME = {
     "eval_batch_size",
     "trust_remote_code",
     "device",
+    "diagnostics",
 }
 
 
@@ -95,8 +96,9 @@ def train(config: TrainConfig, callbacks: Sequence[TrainerCallback] = ()) -> dic
     resolved = _resolve(config, recipe, tuning, loaded.dtype)
     (output / CONFIG_NAME).write_text(yaml.safe_dump(resolved, sort_keys=False))
     zero_shot = loaded.score(loaded.test, loaded.base)  # with LoRA the base holds an adapter that adds nothing yet
-    clock = StepClock(lambda: trainer.repeats_step)
-    trainer = _make_trainer(config, arguments, loaded, resolved, [clock, *callbacks])
+    trainer = _make_trainer(config, arguments, loaded, resolved, callbacks)
+    clock = StepClock(lambda step: trainer.repeats_step or bool(config.diagnostics and step % config.diagnostics == 0))
+    trainer.add_callback(clock)
     trainer.train(resume_from_checkpoint=config.resume)
     trainer.save_model(str(output / FINAL_NAME))
     results = {
@@ -114,6 +116,7 @@ def train(config: TrainConfig, callbacks: Sequence[TrainerCallback] = ()) -> dic
         },
         "final_model": _selection(config, trainer, has_dev=bool(data.dev)),
         "seconds_per_step": clock.seconds_per_step,
+        "state_bytes": trainer.state_bytes,
         "peak_memory_bytes": peak_memory_bytes(arguments.device),
         "engine": trainer.engine_name,
         "config": resolved,
@@ -210,6 +213,8 @@ def _make_trainer(
         callbacks=list(callbacks),
     )
     trainer.remove_callback(PrinterCallback)
+    if config.diagnostics is not None:
+        trainer.add_callback(Diagnostics(trainer, config.diagnostics))
     return trainer
 
 

@@ -99,6 +99,12 @@ class FOTrainer(AbstractTrainer):
     def after_step(self) -> None:
         """Nothing: the loss was noted when it was measured."""
 
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of state that the optimizer keeps between steps, counters included; gradients come on top."""
+        states = self._torch_optimizer.state.values()
+        return sum(value.nbytes for state in states for value in state.values() if isinstance(value, Tensor))
+
     # ---------------------------------------------------------------- logs and evaluation
 
     def begin_logs(self) -> None:

@@ -73,6 +73,11 @@ class ZOTrainer(AbstractTrainer):
         """The engine that was chosen, once training has begun."""
         return self.zo_optimizer.engine_name
 
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of state that the method keeps between steps."""
+        return self.zo_optimizer.state_bytes
+
     # ---------------------------------------------------------------- one step
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
