@@ -63,6 +63,11 @@ class Entry:
     notes: str
     options: tuple[Option, ...]
 
+    @property
+    def passes(self) -> str:
+        """Passes through the model in a step, as tables show them."""
+        return f"{self.num_forwards} and a backward" if self.num_backwards else str(self.num_forwards)
+
 
 def entries() -> list[Entry]:
     """Return every method, by family and name."""

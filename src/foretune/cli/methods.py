@@ -60,8 +60,7 @@ def _print_list(entries: Sequence[Entry], states: dict[str, int]) -> None:
     for entry in entries:
         defaults = {option.name: option.default for option in entry.options}
         state = [f"{states[entry.name] / 1e6:.1f}" if entry.name in states else "-"] if states else []
-        forwards = f"{entry.num_forwards}{' and a backward' if entry.num_backwards else ''}"
-        figures = [forwards, *state, defaults["lr"], defaults.get("zo_eps", "-")]
+        figures = [entry.passes, *state, defaults["lr"], defaults.get("zo_eps", "-")]
         rows.append((entry.name, entry.family, *figures, entry.paper))
     print_table("Methods (foretune methods NAME shows one)", columns, rows)
 

@@ -85,6 +85,9 @@ class TrainConfig(ModelConfig):
     num_dev: int | None = _option(None, "Dev rows, cut from the training split; default: the task's.")
     eval_steps: int | None = _option(None, "Steps between dev evaluations and checkpoints; default: steps / 5.")
     log_steps: int = _option(10, "Steps between lines of the log.")
+    diagnostics: int | None = _option(
+        None, "Steps between lines about weights and estimate against the true gradient; default: none."
+    )
 
     config: str | None = None  # the file these settings were read from; only the command line uses it
     output: str = _option("", "Folder of the run.")
@@ -119,7 +122,14 @@ class TrainConfig(ModelConfig):
         if not self.output:
             raise UsageError("--output is missing: give a folder for the run, for example runs/first.")
         least = {"steps": 1, "batch_size": 1, "gradient_accumulation_steps": 1, "warmup_steps": 0, "num_train": 1}
-        for name, smallest in {**least, "num_dev": 0, "eval_steps": 1, "log_steps": 1, "seed": 0}.items():
+        for name, smallest in {
+            **least,
+            "num_dev": 0,
+            "eval_steps": 1,
+            "log_steps": 1,
+            "diagnostics": 1,
+            "seed": 0,
+        }.items():
             _at_least(self, name, smallest)
         _at_least(self, "lr", 0)
 

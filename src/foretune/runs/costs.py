@@ -21,11 +21,14 @@ def peak_memory_bytes(device: torch.device) -> int:
 class StepClock(TrainerCallback):
     """Times the steps that are measured, without evaluations and checkpoints.
 
-    The first one, which chooses the engine, is left out, and so are those that `leaves_out` names at their end: steps
-    that a resumed run takes from its journal.
+    The first one, which chooses the engine, is left out.
+
+    Args:
+        leaves_out: Asked at the end of a step, by its index, whether it was another than usual: taken from the journal
+            by a resumed run, or followed by diagnostics.
     """
 
-    def __init__(self, leaves_out: Callable[[], bool]) -> None:
+    def __init__(self, leaves_out: Callable[[int], bool]) -> None:
         self._leaves_out = leaves_out
         self._durations: list[float] = []
         self._start = 0.0
@@ -42,5 +45,5 @@ class StepClock(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop it."""
-        if not self._leaves_out():
+        if not self._leaves_out(state.global_step - 1):
             self._durations.append(time.perf_counter() - self._start)
