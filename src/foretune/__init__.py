@@ -41,7 +41,7 @@ _HOMES = {
     **dict.fromkeys(
         ("SGD", "Adam", "AdaMU", "Momentum", "MSign", "Muon", "Sign", "HeavyBall", "Conservative"), "foretune.updates"
     ),
-    **dict.fromkeys(("LoRABlocks", "ModuleBlocks", "RandomGroups", "Whole"), "foretune.schedules"),
+    **dict.fromkeys(("LoRABlocks", "MagnitudeGroups", "ModuleBlocks", "RandomGroups", "Whole"), "foretune.schedules"),
 }
 
 

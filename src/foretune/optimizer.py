@@ -181,7 +181,8 @@ class Optimizer(torch.optim.Optimizer):
         self._begin_epoch()
         blocks = self._blocks(self.num_steps)
         estimates = list(self._moved)
-        with self.engine.session():
+        watch = self.parts.schedule.observe(self.num_steps, self.model, self.trainables)
+        with self.engine.session(), watch as observed:
             for index, block in list(enumerate(blocks))[len(estimates) :]:
                 self._refresh(block)
                 found = self._measure(_BlockProbe(self, self.engine, closure, block, index))
@@ -198,6 +199,7 @@ class Optimizer(torch.optim.Optimizer):
             lr=self.lr,
             zo_eps=self.parts.estimator.zo_eps,
             accepted=all(math.isfinite(found.loss) for found in estimates),
+            observation=observed(),
         )
         self._pending_is_recorded = False
         return self._pending.loss
@@ -278,7 +280,10 @@ class Optimizer(torch.optim.Optimizer):
         with hold_interrupts():
             self._apply(record)
 
+    @torch.inference_mode(False)  # state made by a caller in inference mode could not be changed outside of it
+    @torch.no_grad()
     def _apply(self, record: StepRecord) -> None:
+        self.parts.schedule.absorb(record.step, record.observation, self.tensor_states, seed=self.seed)
         blocks = self._blocks(record.step)
         first = len(blocks) - 1 if self.parts.schedule.sequential else 0
         for index, (block, scalars) in list(enumerate(_split(blocks, record.scalars)))[first:]:
@@ -287,7 +292,7 @@ class Optimizer(torch.optim.Optimizer):
         self.num_bad_steps = 0 if record.accepted else self.num_bad_steps + 1
         self.last_record = record
 
-    @torch.inference_mode(False)  # state made by a caller in inference mode could not be changed outside of it
+    @torch.inference_mode(False)
     @torch.no_grad()
     def _begin_epoch(self) -> None:
         """Let the space look at the weights where a new epoch begins."""
@@ -301,10 +306,11 @@ class Optimizer(torch.optim.Optimizer):
     def _refresh(self, block: Block) -> None:
         """Express the state of these tensors in the basis of the present epoch."""
         space = self.parts.space
+        facts = (*space.state_names, *self.parts.schedule.state_names)
         epoch = space.epoch(self.num_steps)
         for member in block.members:
             state = self.tensor_states[member.trainable]
-            fixed = {name: tensor for name, tensor in state.tensors.items() if name in space.state_names}
+            fixed = {name: tensor for name, tensor in state.tensors.items() if name in facts}
             if len(state.tensors) > len(fixed) and state.epoch != epoch:
                 transport = partial(
                     space.transport, member.trainable, seed=self.seed, old_epoch=state.epoch, new_epoch=epoch
@@ -352,7 +358,7 @@ class Optimizer(torch.optim.Optimizer):
                     epoch=parts.space.epoch(step),
                     scale=change.scale,
                     rounding=Noise(keys[0], trainable.stream, Purpose.UPDATE_ROUNDING),
-                    rows=member.rows,
+                    rows=parts.schedule.rows(trainable, state, step=step, seed=self.seed),
                 )
             if not parts.direction.advances_first:
                 advance()
@@ -506,7 +512,8 @@ def state_bytes(parts: Parts, trainables: Sequence[Trainable]) -> int:
     for trainable in trainables:
         shape = parts.space.coordinate_shape(trainable)
         count = sum(part.num_state_elements(trainable, shape) for part in (parts.update, parts.direction))
-        total += (count + parts.space.num_state_elements(trainable)) * trainable.compute_dtype.itemsize
+        count += sum(part.num_state_elements(trainable) for part in (parts.space, parts.schedule))
+        total += count * trainable.compute_dtype.itemsize
     return total
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol
 
@@ -181,15 +182,13 @@ class Member:
     """A tensor's part in a block: factors on the direction's standard deviation and on the learning rate.
 
     `std` scales the direction where it is measured and where the update follows it, so it acts twice on the
-    expected update. Entries that `mask` does not keep neither are perturbed nor move; the update writes only `rows`
-    (of the tensor as a matrix, int64), where given.
+    expected update. Entries that `mask` does not keep neither are perturbed nor move.
     """
 
     trainable: Trainable
     std: float = 1.0
     lr: float = 1.0
     mask: Mask | None = None
-    rows: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -487,6 +486,8 @@ class AbstractSchedule(AbstractPart):
     """
 
     sequential: bool
+    state_names: ClassVar[tuple[str, ...]] = ()
+    """Names of what the schedule itself keeps in the states, never transported."""
 
     @abc.abstractmethod
     def blocks(self, step: int, trainables: Sequence[Trainable], *, seed: int) -> Sequence[Block]:
@@ -494,6 +495,29 @@ class AbstractSchedule(AbstractPart):
 
         A pure function of its arguments: it is asked again when the update is made and when a run is replayed.
         """
+
+    def observe(
+        self, step: int, model: nn.Module, trainables: Sequence[Trainable]
+    ) -> AbstractContextManager[Callable[[], bytes]]:
+        """Watch the forwards of a step; the context yields a function that says what was seen.
+
+        What it returns joins the step's record, where there is anything. Only for schedules that are not sequential.
+        """
+        return nullcontext(bytes)
+
+    def absorb(self, step: int, observation: bytes, states: Mapping[Trainable, TensorState], *, seed: int) -> None:
+        """Note in the states what was observed at a step: before its update, and again when it is replayed."""
+
+    def rows(self, trainable: Trainable, state: TensorState, *, step: int, seed: int) -> Tensor | None:
+        """Rows along the first dimension (int64) that the update of a step writes; None for all of them.
+
+        All rows are perturbed, whatever this says.
+        """
+        return None
+
+    def num_state_elements(self, trainable: Trainable) -> int:
+        """Numbers of the compute dtype that the schedule keeps between steps for this tensor."""
+        return 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

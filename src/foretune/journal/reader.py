@@ -15,6 +15,7 @@ from foretune.journal.record import (
     CRC,
     FORMAT_VERSION,
     KIND_EVALUATION,
+    KIND_OBSERVED_STEP,
     KIND_STEP,
     MAGIC,
     PREAMBLE,
@@ -24,10 +25,11 @@ from foretune.journal.record import (
     Record,
     StepRecord,
     decode_evaluation,
+    decode_observed_step,
     decode_step,
 )
 
-_DECODERS = {KIND_STEP: decode_step, KIND_EVALUATION: decode_evaluation}
+_DECODERS = {KIND_STEP: decode_step, KIND_EVALUATION: decode_evaluation, KIND_OBSERVED_STEP: decode_observed_step}
 
 
 @dataclass(frozen=True, slots=True)

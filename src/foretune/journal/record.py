@@ -21,7 +21,9 @@ records is a shorter journal, and of a torn last record only the first nine byte
 Payload of a step (kind 1): step u32, accepted u8, loss, lr, zo_eps and then the scalars, each float64; their
 number follows from the length. One scalar makes a record of 50 bytes. Payload of an evaluation (kind 2): JSON
 `{"step": 100, "metrics": {"accuracy": 0.91}}`, in which a metric that is not finite, for which JSON has no
-number, is one of the strings "nan", "inf" and "-inf".
+number, is one of the strings "nan", "inf" and "-inf". Payload of a step at which something was observed that its
+update needs (kind 3): the number of its scalars u32, the payload of kind 1, and the observation, which is the
+schedule's own and reaches to the end.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ import json
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TypeAlias
 from zlib import crc32
@@ -43,12 +45,14 @@ MAGIC = b"\x89FTJ\r\n\x1a\n"
 
 KIND_STEP = 1
 KIND_EVALUATION = 2
+KIND_OBSERVED_STEP = 3
 
 PREAMBLE = struct.Struct("<8sHI")  # magic, format version, header length; followed by a CRC
 PREFIX = struct.Struct("<BI")  # kind, payload length; followed by a CRC
 CRC = struct.Struct("<I")
 PREAMBLE_BYTES = PREAMBLE.size + CRC.size
 CHECKED_PREFIX = struct.Struct("<BII")  # the same with its CRC
+NUM_SCALARS = struct.Struct("<I")
 
 _FIXED_BYTES = struct.calcsize("<I?ddd")
 _MAX_STEP = 2**32 - 1
@@ -66,6 +70,7 @@ class StepRecord:
         lr: Learning rate of this step.
         zo_eps: Perturbation scale of this step, in units of the parameters.
         accepted: False where a loss was not finite; the scalars of its block are then 0.
+        observation: What the schedule saw in the forwards and the update needs; empty for most.
     """
 
     step: int
@@ -74,6 +79,7 @@ class StepRecord:
     lr: float
     zo_eps: float
     accepted: bool
+    observation: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +109,9 @@ def encode_record(record: Record, chain: int) -> tuple[bytes, int]:
         UsageError: a field has no place in the format (a step outside 0 to 2**32 - 1, a scalar that is no
             number, a metric whose name is no string).
     """
-    if isinstance(record, StepRecord):
+    if isinstance(record, StepRecord) and record.observation:
+        kind, payload = KIND_OBSERVED_STEP, _encode_observed_step(record)
+    elif isinstance(record, StepRecord):
         kind, payload = KIND_STEP, _encode_step(record)
     else:
         kind, payload = KIND_EVALUATION, _encode_evaluation(record)
@@ -120,6 +128,16 @@ def decode_step(payload: bytes) -> StepRecord:
     values = _step_layout(num_scalars).unpack(payload)
     step, accepted, loss, lr, zo_eps = values[:5]
     return StepRecord(step, values[5:], loss, lr, zo_eps, accepted)
+
+
+def decode_observed_step(payload: bytes) -> StepRecord:
+    """Return the step a payload of kind 3 holds; ValueError where it is too short for its number of scalars."""
+    start = NUM_SCALARS.size
+    num_scalars = int.from_bytes(payload[:start], "little")
+    stop = start + _FIXED_BYTES + 8 * num_scalars
+    if len(payload) <= stop:
+        raise ValueError(f"its payload has {len(payload)} bytes, expected more than {stop} for {num_scalars} scalars")
+    return replace(decode_step(payload[start:stop]), observation=payload[stop:])
 
 
 def decode_evaluation(payload: bytes) -> EvaluationRecord:
@@ -142,6 +160,12 @@ def _encode_step(record: StepRecord) -> bytes:
             f"{record} cannot be journalled ({error}): its step is an integer from 0 to {_MAX_STEP}, its "
             "other fields are float64 numbers."
         ) from error
+
+
+def _encode_observed_step(record: StepRecord) -> bytes:
+    if not isinstance(record.observation, bytes):
+        raise UsageError(f"The observation of step {record.step} is {record.observation!r}, expected bytes.")
+    return b"".join((NUM_SCALARS.pack(len(record.scalars)), _encode_step(record), record.observation))
 
 
 def _encode_evaluation(record: EvaluationRecord) -> bytes:

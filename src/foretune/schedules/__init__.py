@@ -1,8 +1,9 @@
 """Which tensors move at which step."""
 
 from foretune.schedules.lora_blocks import LoRABlocks
+from foretune.schedules.magnitude_groups import MagnitudeGroups
 from foretune.schedules.module_blocks import ModuleBlocks
 from foretune.schedules.random_groups import RandomGroups
 from foretune.schedules.whole import Whole
 
-__all__ = ["LoRABlocks", "ModuleBlocks", "RandomGroups", "Whole"]
+__all__ = ["LoRABlocks", "MagnitudeGroups", "ModuleBlocks", "RandomGroups", "Whole"]

@@ -21,6 +21,7 @@ RECORDS: list[Record] = [
     StepRecord(1, (0.25, -1.5), 0.6, 1e-6, 1e-3, True),
     EvaluationRecord(2, {"accuracy": 0.5}),
     StepRecord(2, (0.0,), float("inf"), 1e-6, 1e-3, False),
+    StepRecord(3, (0.5,), 0.7, 1e-6, 1e-3, True, observation=b"\x07\x80"),
 ]
 
 
@@ -234,7 +235,7 @@ def test_steps_and_evaluations_are_the_records_by_kind(tmp_path: Path) -> None:
     path.write_bytes(DATA)
     journal = Journal.read(path)
     assert journal.header == {"method": "mezo"}
-    assert journal.steps == [RECORDS[0], RECORDS[1], RECORDS[3]]
+    assert journal.steps == [RECORDS[0], RECORDS[1], RECORDS[3], RECORDS[4]]
     assert journal.evaluations == [RECORDS[2]]
     assert (journal.valid_end, journal.torn_bytes) == (len(DATA), 0)
 

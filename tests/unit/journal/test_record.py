@@ -4,6 +4,7 @@ import binascii
 import json
 import math
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 from foretune.errors import UsageError
 from foretune.journal import FORMAT_VERSION, EvaluationRecord, Record, StepRecord
 from foretune.journal.reader import parse_journal
-from foretune.journal.record import encode_preamble_and_header, encode_record
+from foretune.journal.record import decode_observed_step, encode_preamble_and_header, encode_record
 
 STEP = StepRecord(step=7, scalars=(-0.125,), loss=0.6875, lr=1e-6, zo_eps=1e-3, accepted=True)
+OBSERVED = StepRecord(9, (1.0, -2.0), 0.5, 1e-6, 1e-3, True, observation=b"\x00\xff rows")
 EVALUATION = EvaluationRecord(step=8, metrics={"accuracy": 0.75, "loss": math.inf})
 
 # A change of these bytes is a new format version.
@@ -36,6 +38,7 @@ records = st.one_of(
         lr=floats,
         zo_eps=floats,
         accepted=st.booleans(),
+        observation=st.binary(max_size=20),
     ),
     st.builds(EvaluationRecord, step=steps, metrics=st.dictionaries(st.text(max_size=10), floats, max_size=5)),
 )
@@ -54,7 +57,7 @@ def bits(record: Record) -> tuple:
     """Everything in a record, with floats as bit patterns (nan equals itself, 0.0 is not -0.0)."""
     if isinstance(record, StepRecord):
         values = (record.loss, record.lr, record.zo_eps, *record.scalars)
-        return (record.step, record.accepted, struct.pack(f"<{len(values)}d", *values))
+        return (record.step, record.accepted, record.observation, struct.pack(f"<{len(values)}d", *values))
     # A metric's nan is written as a word, which keeps neither its sign nor its payload.
     return (record.step, [(name, repr(value)) for name, value in record.metrics.items()])
 
@@ -93,6 +96,26 @@ def test_a_step_takes_42_bytes_and_8_a_scalar(num_scalars: int) -> None:
     assert len(encoded) == 42 + 8 * num_scalars
 
 
+def test_an_observation_follows_the_scalars_of_its_step() -> None:
+    """Its bytes are the format's, too; nothing observed is a step as ever."""
+    encoded, _ = encode_record(OBSERVED, chain=0)
+    payload = struct.pack("<I", 2) + struct.pack("<I?5d", 9, True, 0.5, 1e-6, 1e-3, 1.0, -2.0) + b"\x00\xff rows"
+    assert encoded[:5] == struct.pack("<BI", 3, len(payload))
+    assert encoded[9:-4] == payload
+    journal = parse_journal(Path("journal"), encode(b"{}", [STEP, OBSERVED, STEP]))
+    assert journal.records == journal.steps == [STEP, OBSERVED, STEP]
+    assert len(encode_record(replace(OBSERVED, observation=b""), chain=0)[0]) == 42 + 2 * 8
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"\x02\x00", struct.pack("<I", 1) + bytes(29 + 8), struct.pack("<I", 2**32 - 1)]
+)
+def test_an_observed_step_that_is_too_short_is_malformed(payload: bytes) -> None:
+    """Also where it ends with its scalars, and where it says it has more of them than there are bytes."""
+    with pytest.raises(ValueError, match=rf"its payload has {len(payload)} bytes, expected more than \d+ for \d+ scal"):
+        decode_observed_step(payload)
+
+
 def test_a_population_larger_than_a_16_bit_length_fits() -> None:
     record = StepRecord(0, tuple(float(i) for i in range(20_000)), 0.5, 1e-6, 1e-3, True)
     assert parse_journal(Path("journal"), encode(b"{}", [record])).records == [record]
@@ -122,6 +145,7 @@ def test_metrics_that_are_not_finite_are_words_in_strict_json() -> None:
         (StepRecord(-1, (1.0,), 0.5, 1e-6, 1e-3, True), r"step=-1.*integer from 0 to 4294967295"),
         (StepRecord(2**32, (1.0,), 0.5, 1e-6, 1e-3, True), r"step=4294967296.*integer from 0 to 4294967295"),
         (StepRecord(0, ("x",), 0.5, 1e-6, 1e-3, True), "scalars=.*float64 numbers"),
+        (StepRecord(4, (1.0,), 0.5, 1e-6, 1e-3, True, "rows"), "observation of step 4 is 'rows', expected bytes"),
         (EvaluationRecord(-1, {}), "its step is -1"),
         (EvaluationRecord(0, {"accuracy": None}), "Metric 'accuracy' is None, expected a number"),
         (EvaluationRecord(0, {1: 0.5}), "Metric names are strings; 1 is int"),

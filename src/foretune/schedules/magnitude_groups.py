@@ -1,0 +1,165 @@
+"""Rows of LoRA factors whose activations are large: only they move."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from foretune import noise
+from foretune.errors import IncompatibleError, UsageError
+from foretune.noise import NUM_LANES, Noise, Purpose
+from foretune.schedules.activations import watch_outputs
+from foretune.schedules.lora_blocks import check_lora
+from foretune.schedules.whole import Whole
+from foretune.types import AbstractSchedule, Block, Parts, TensorState, Trainable
+
+logger = logging.getLogger(__name__)
+
+_VOTES = "row_votes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MagnitudeGroups(AbstractSchedule):
+    """All rows of A and B are measured jointly; the update writes those with the largest activations.
+
+        M_A[j] = sum |(x A^T)_j|,  M_B[o] = sum |(x A^T B^T)_o|  over the tokens of the step's forwards but padding
+        kept: the rows whose M is at least the ceil((1 - selective_ratio) rows)-th largest of their matrix
+
+    Plainly, the rows kept at a step are those that its update writes. With `bcd`, a cycle of 450 steps begins with
+    50 that move nothing and count how often each row is kept; the fraction 1 - selective_ratio with the highest counts
+    is split into two random halves, and the update writes the first one for 200 steps, then the other one.
+
+    Activations depend on data, so the rows that are kept join the step's record, one bit a row (nothing where all are
+    kept): plainly at every step, with `bcd` at 50 of 450. Evaluations between steps are not watched. State: one number
+    a row, how often it was kept (in this step, or in the counting part of this cycle).
+
+    Rows that tie are kept together: all of a matrix whose activations are zero. (B's are not quite, where B is zero:
+    the forwards are those at the perturbed weights.)
+
+    Args:
+        selective_ratio: Fraction s of the rows that rest, in [0, 1).
+        bcd: Select once a cycle and move the rows in two halves.
+        count_steps, half_steps: Lengths of the parts of a cycle. Published: 50 and 200.
+    Raises:
+        UsageError: a setting out of range.
+    References:
+        MGS-BCD, "Unlocking LoRA's Capabilities for Fine-tuning LLMs with Only Forward Pass": the published code's
+        flags selective, selective_ratio and bcd.
+        Differs from the published code: evaluation is not counted, M_B is of B's own output, and every cycle begins
+        at its own start (there all but the first are 50/150/200).
+    """
+
+    selective_ratio: float = 0.5
+    bcd: bool = False
+    count_steps: int = 50
+    half_steps: int = 200
+
+    sequential = False
+    state_names: ClassVar[tuple[str, ...]] = (_VOTES,)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.selective_ratio < 1:
+            raise UsageError(f"selective_ratio must be in [0, 1), got {self.selective_ratio}.")
+        for name in ("count_steps", "half_steps"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+    def check(self, parts: Parts, trainables: Sequence[Trainable]) -> None:
+        """Refuse other tensors than LoRA's of linear layers, and parts that do not see rows."""
+        name = type(self).__name__
+        check_lora(name, trainables)
+        other = next((t for t in trainables if "lora_embedding_" in t.name or len(t.shape) != 2), None)
+        if other is not None:
+            raise IncompatibleError(
+                f"{name} compares activations of linear layers; '{other.name}' of shape {other.shape} belongs to "
+                "another kind. Adapt linear layers only."
+            )
+        if any(parts.space.lifts(trainable) for trainable in trainables):
+            space = type(parts.space).__name__
+            raise IncompatibleError(f"{name} cannot be combined with {space}: it moves rows, which move jointly there.")
+        if parts.update.num_decisions:
+            update = type(parts.update).__name__
+            raise IncompatibleError(f"{name} cannot be combined with {update}, which tries steps of all rows.")
+
+    def blocks(self, step: int, trainables: Sequence[Trainable], *, seed: int) -> Sequence[Block]:
+        """Return one block with every tensor."""
+        return Whole().blocks(step, trainables, seed=seed)
+
+    def observe(
+        self, step: int, model: nn.Module, trainables: Sequence[Trainable]
+    ) -> AbstractContextManager[Callable[[], bytes]]:
+        """Compare the activations of the step's forwards; what is seen is which rows are kept, one bit each."""
+        if not self._counts(step):
+            return super().observe(step, model, trainables)
+        return self._watch(step, model, trainables)
+
+    @contextmanager
+    def _watch(self, step: int, model: nn.Module, trainables: Sequence[Trainable]) -> Iterator[Callable[[], bytes]]:
+        with watch_outputs(model, trainables) as sums:
+            yield lambda: self._kept(step, trainables, sums)
+
+    def _kept(self, step: int, trainables: Sequence[Trainable], sums: Mapping[Trainable, Tensor]) -> bytes:
+        if not sums:
+            logger.warning("No adapter ran while step %d was measured: all of its rows are kept.", step)
+        kept = [
+            self._largest(sums[trainable]).cpu()
+            if trainable in sums
+            else torch.ones(trainable.shape[0], dtype=torch.bool)
+            for trainable in trainables
+        ]
+        bits = torch.cat(kept).numpy()
+        return b"" if bits.all() else np.packbits(bits).tobytes()
+
+    def _largest(self, sizes: Tensor) -> Tensor:
+        return sizes >= sizes.sort(descending=True).values[self._num_kept(sizes.numel()) - 1]
+
+    def absorb(self, step: int, observation: bytes, states: Mapping[Trainable, TensorState], *, seed: int) -> None:
+        """Count the rows that were kept."""
+        if not self._counts(step):
+            return
+        num_rows = [trainable.shape[0] for trainable in states]
+        bits = np.ones(sum(num_rows), dtype=np.uint8)
+        if observation:
+            bits = np.unpackbits(np.frombuffer(observation, dtype=np.uint8), count=bits.size)
+        for (trainable, state), kept in zip(states.items(), torch.from_numpy(bits).split(num_rows), strict=True):
+            votes = kept.to(trainable.parameter.device, trainable.compute_dtype)
+            begins = not self.bcd or step % self._cycle == 0
+            state.tensors[_VOTES] = votes if begins else state.tensors[_VOTES] + votes
+
+    def rows(self, trainable: Trainable, state: TensorState, *, step: int, seed: int) -> Tensor | None:
+        """Return the rows that the update of this step writes."""
+        votes, place = state.tensors[_VOTES], step % self._cycle
+        if not self.bcd:
+            return None if bool(votes.all()) else votes.nonzero().flatten()
+        if place < self.count_steps:
+            return votes.new_empty(0, dtype=torch.int64)
+        address = Noise(noise.mix(seed, step // self._cycle), trainable.stream, Purpose.SPLIT)
+        lanes = noise.lanes(votes.numel(), address, votes.device)
+        ranks = votes.long() * NUM_LANES + lanes  # of equal counts, the larger lane
+        kept = ranks.argsort(descending=True, stable=True)[: self._num_kept(votes.numel())]
+        shuffled = kept[lanes[kept].argsort(stable=True)]
+        middle = (kept.numel() + 1) // 2
+        return shuffled[:middle] if place < self.count_steps + self.half_steps else shuffled[middle:]
+
+    def num_state_elements(self, trainable: Trainable) -> int:
+        """One a row."""
+        return trainable.shape[0]
+
+    def _counts(self, step: int) -> bool:
+        """Whether activations are compared at this step."""
+        return not self.bcd or step % self._cycle < self.count_steps
+
+    def _num_kept(self, num_rows: int) -> int:
+        return math.ceil((1 - self.selective_ratio) * num_rows - 1e-9)  # 0.3 * 10 is a little more than 3
+
+    @property
+    def _cycle(self) -> int:
+        return self.count_steps + 2 * self.half_steps

@@ -1,0 +1,267 @@
+"""Rows with large activations: which are kept, when they move, and what a run remembers of them."""
+
+import copy
+import itertools
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from foretune import MeZO, Optimizer
+from foretune.errors import IncompatibleError, UsageError
+from foretune.estimators import TwoSided
+from foretune.journal import Journal
+from foretune.journal import replay as replay_journal
+from foretune.parameters import collect_trainables
+from foretune.schedules import MagnitudeGroups
+from foretune.schedules.activations import watch_outputs
+from foretune.spaces import LowRank
+from foretune.types import AbstractSpace, AbstractUpdate
+from foretune.updates import Conservative, Momentum
+from promised import run, state_of
+from toys import TOYS, LoRALinear, Quadratic, differing_bits, restore, weights_of
+
+SHORT = {"bcd": True, "count_steps": 4, "half_steps": 3}
+
+
+class Planted(nn.Module):
+    """One adapter on a layer of 6 outputs; row 1 of A and rows 0 and 4 of B have ten times the activation."""
+
+    def __init__(self, rank: int = 4) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.layer = LoRALinear(5, 6, rank)
+        a, b = self.layer.lora_A["default"].weight, self.layer.lora_B["default"].weight
+        with torch.no_grad():
+            for parameter in self.layer.base_layer.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+            a.copy_(0.1 * torch.eye(rank, 5))
+            b.copy_(torch.eye(6, rank) + 0.1)
+            a[1] *= 10
+            b[[0, 4]] *= 10
+        self.register_buffer("inputs", torch.randn(40, 3, 5, generator=generator))
+
+    def forward(self) -> Tensor:
+        return self.layer(self.inputs).square().mean()
+
+
+def build(
+    model: nn.Module,
+    *,
+    lr: float = 1e-3,
+    seed: int = 0,
+    space: AbstractSpace | None = None,
+    update: AbstractUpdate | None = None,
+    **options: object,
+) -> Optimizer:
+    schedule = MagnitudeGroups(**options)
+    estimator = TwoSided(zo_eps=1e-3)
+    return Optimizer(model, estimator=estimator, space=space, update=update, schedule=schedule, lr=lr, seed=seed)
+
+
+def factors(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters() if "lora" in name}
+
+
+def moved_rows(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, list[int]]:
+    """By side, the rows in which any bit changed; in those rows every number has."""
+    found = {}
+    for name, tensor in after.items():
+        changed = tensor != before[name]
+        assert torch.equal(changed.any(dim=1), changed.all(dim=1))
+        found["A" if "lora_A" in name else "B"] = changed.any(dim=1).nonzero().flatten().tolist()
+    return found
+
+
+def test_accept_planted_rows_are_always_kept_and_the_others_rest() -> None:
+    """Unselected rows keep their bits."""
+    model = Planted()
+    optimizer = build(model, selective_ratio=0.5)
+    for _ in range(10):
+        before = factors(model)
+        optimizer.step(model)
+        moved = moved_rows(before, factors(model))
+        assert len(moved["A"]) == 2
+        assert len(moved["B"]) == 3
+        assert 1 in moved["A"]
+        assert {0, 4} <= set(moved["B"])
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.1, 0.3, 0.5, 0.75, 0.99])
+@pytest.mark.parametrize("num_rows", [1, 2, 7, 10])
+def test_accept_the_fraction_kept_is_1_minus_s_rounded_up_and_ties(num_rows: int, ratio: float) -> None:
+    schedule = MagnitudeGroups(selective_ratio=ratio)
+    sizes = torch.rand(num_rows, generator=torch.Generator().manual_seed(0))
+    num_kept = math.ceil(round((1 - ratio) * num_rows, 6))
+    kept = schedule._largest(sizes)
+    assert int(kept.sum()) == num_kept
+    assert float(sizes[kept].min()) >= float(torch.cat([sizes[~kept], torch.zeros(1)]).max())
+    assert schedule._largest(torch.zeros(num_rows)).all()
+
+
+def test_rows_of_all_forwards_are_those_of_an_oracle() -> None:
+    """Both sides of the estimate count: M from the outputs at the perturbed weights, by plain matrix products."""
+    model = Planted()
+    optimizer = build(model, selective_ratio=0.5)
+    sizes = {"A": 0.0, "B": 0.0}
+
+    def closure() -> Tensor:
+        a, b = model.layer.lora_A["default"].weight, model.layer.lora_B["default"].weight
+        hidden = model.inputs @ a.T
+        sizes["A"] += hidden.abs().sum(dim=(0, 1)).detach()
+        sizes["B"] += (hidden @ b.T).abs().sum(dim=(0, 1)).detach()
+        return model()
+
+    optimizer.engine_name = "in_place"
+    optimizer.estimate(closure)
+    sizes = {"A": 0.0, "B": 0.0}  # without the audit's forward
+    optimizer._pending = None
+    before = factors(model)
+    optimizer.step(closure)
+    expected = {side: sorted(size.topk(math.ceil(size.numel() / 2)).indices.tolist()) for side, size in sizes.items()}
+    assert moved_rows(before, factors(model)) == expected
+
+
+def test_accept_while_b_and_its_activations_are_zero_all_of_its_rows_are_kept() -> None:
+    model = Planted()
+    with torch.no_grad():
+        model.layer.lora_B["default"].weight.zero_()
+    trainables = collect_trainables(model)
+    with watch_outputs(model, trainables) as sums:
+        model()
+    kept = [MagnitudeGroups()._largest(sums[trainable]) for trainable in trainables]
+    assert [int(rows.sum()) for rows in kept] == [2, 6]
+
+
+@pytest.mark.parametrize("options", [{}, {"bcd": True, "count_steps": 1, "half_steps": 1}], ids=str)
+def test_accept_evaluation_between_steps_changes_nothing(options: dict[str, object]) -> None:
+    """Neither weights nor votes nor hooks."""
+    results = []
+    for evaluates in (False, True):
+        model = Planted()
+        optimizer = build(model, **options)
+        for _ in range(6):
+            optimizer.step(model)
+            if evaluates:
+                inputs = model.inputs.clone()
+                model.inputs.mul_(-3.0)
+                model.eval()()
+                model.inputs.copy_(inputs)
+        results.append({name: t for name, t in state_of(optimizer).items() if name != "inputs"})
+    assert differing_bits(*results) == []
+
+
+def test_accept_a_ratio_of_zero_is_mezo() -> None:
+    """Bit for bit, and with records of the usual size."""
+    ours, theirs = TOYS["lora"].net(), TOYS["lora"].net()
+    records = run(build(ours, selective_ratio=0.0), ours, 5)
+    assert records == run(MeZO(theirs, lr=1e-3, zo_eps=1e-3), theirs, 5)
+    assert differing_bits(weights_of(ours), weights_of(theirs)) == []
+    assert {record.observation for record in records} == {b""}
+
+
+def test_a_cycle_counts_then_moves_two_random_halves_of_the_rows_kept_most_often() -> None:
+    model = Planted()
+    optimizer = build(model, selective_ratio=0.5, **SHORT)
+    for cycle in range(2):
+        halves = []
+        for step in range(4 + 3 + 3):
+            before = factors(model)
+            (record,) = run(optimizer, model, 1)
+            moved = moved_rows(before, factors(model))
+            assert bool(record.observation) is (step < 4)
+            if step < 4:
+                assert moved == {"A": [], "B": []}
+            else:
+                halves.append(moved)
+        assert halves[0] == halves[1] == halves[2] != halves[3] == halves[4] == halves[5]
+        for side, num_kept, planted in (("A", 2, {1}), ("B", 3, {0, 4})):
+            first, second = set(halves[0][side]), set(halves[3][side])
+            assert not first & second
+            assert len(first) == (num_kept + 1) // 2
+            assert len(first | second) == num_kept
+            assert planted <= first | second, cycle
+
+
+def test_halves_are_drawn_anew_in_each_cycle_and_for_each_seed() -> None:
+    drawn = {}
+    for seed in range(2):
+        optimizer = build(Planted(rank=4), selective_ratio=0.0, seed=seed, **SHORT)
+        for step in (4, 14, 24):
+            trainable = optimizer.trainables[1]  # six rows of B, all kept: 20 pairs of halves
+            optimizer.parts.schedule.absorb(0, b"", optimizer.tensor_states, seed=seed)
+            state = optimizer.tensor_states[trainable]
+            rows = optimizer.parts.schedule.rows(trainable, state, step=step, seed=seed)
+            drawn[seed, step] = tuple(sorted(rows.tolist()))
+    assert {len(rows) for rows in drawn.values()} == {3}
+    assert len(set(drawn.values())) > 3
+
+
+@pytest.mark.parametrize("options", [{}, SHORT], ids=["plain", "bcd"])
+def test_journal_and_checkpoint_carry_what_was_observed(tmp_path: Path, options: dict[str, object]) -> None:
+    """A replay of the file and a resume at any step give the bits of the run; the rest takes 50 bytes a step."""
+    model = TOYS["lora"].net()
+    settings = {"update": Momentum(), "lr": 0.01, **options}
+    optimizer, checkpoints = build(model, **settings), []
+    optimizer.record_to(tmp_path / "journal")
+    for _ in range(12):
+        checkpoints.append(copy.deepcopy((weights_of(model), optimizer.state_dict())))
+        optimizer.step(model)
+    optimizer.journal.close()
+    journal = Journal.read(tmp_path / "journal")
+    sizes = [b - a for a, b in zip(journal.offsets, [*journal.offsets[1:], journal.valid_end], strict=True)]
+    num_bytes = -(-sum(trainable.shape[0] for trainable in optimizer.trainables) // 8)
+    assert set(sizes) == ({50 + 4 + num_bytes} if not options else {50, 50 + 4 + num_bytes})
+
+    replayed = build(TOYS["lora"].net(), **settings)
+    replay_journal(replayed, journal)
+    assert differing_bits(state_of(optimizer), state_of(replayed)) == []
+    for num_done, (weights, state) in enumerate(checkpoints):
+        resumed = build(TOYS["lora"].net(), **settings)
+        restore(resumed.model, weights)
+        resumed.load_state_dict(state)
+        for record in journal.steps[num_done : num_done + 3]:
+            resumed.replay(record)
+        run(resumed, resumed.model, max(0, 12 - num_done - 3))
+        assert differing_bits(state_of(optimizer), state_of(resumed)) == []
+
+
+def test_an_adapter_that_does_not_run_keeps_all_rows_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    model = Planted()
+    before = factors(model)
+    losses = itertools.count(1.0)
+    optimizer = build(model)
+    optimizer.step(lambda: next(losses))
+    assert moved_rows(before, factors(model)) == {"A": [0, 1, 2, 3], "B": [0, 1, 2, 3, 4, 5]}
+    assert "No adapter ran while step 0 was measured" in caplog.text
+
+
+def test_state_is_one_number_a_row() -> None:
+    assert build(Planted()).state_bytes == 4 * (4 + 6)
+
+
+def test_what_does_not_fit_is_refused_by_name() -> None:
+    with pytest.raises(IncompatibleError, match="MagnitudeGroups needs LoRA adapters"):
+        build(TOYS["full"].net())
+    with pytest.raises(IncompatibleError, match="MagnitudeGroups cannot be combined with LowRank"):
+        build(Planted(), space=LowRank())
+    with pytest.raises(IncompatibleError, match="MagnitudeGroups cannot be combined with Conservative"):
+        build(Planted(), update=Conservative())
+    with pytest.raises(IncompatibleError, match=r"'m\.lora_embedding_A' of shape \(2, 40\) belongs to another kind"):
+        build(Quadratic({"m.lora_embedding_A": (2, 40), "m.lora_embedding_B": (3, 2)}))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"selective_ratio": 1.0}, r"selective_ratio must be in \[0, 1\), got 1.0"),
+        ({"count_steps": 0}, "count_steps must be at least 1, got 0"),
+        ({"half_steps": 0}, "half_steps must be at least 1, got 0"),
+    ],
+    ids=str,
+)
+def test_settings_out_of_range_are_named(options: dict[str, float], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        MagnitudeGroups(**options)
