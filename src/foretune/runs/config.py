@@ -122,14 +122,8 @@ class TrainConfig(ModelConfig):
         if not self.output:
             raise UsageError("--output is missing: give a folder for the run, for example runs/first.")
         least = {"steps": 1, "batch_size": 1, "gradient_accumulation_steps": 1, "warmup_steps": 0, "num_train": 1}
-        for name, smallest in {
-            **least,
-            "num_dev": 0,
-            "eval_steps": 1,
-            "log_steps": 1,
-            "diagnostics": 1,
-            "seed": 0,
-        }.items():
+        least |= {"num_dev": 0, "eval_steps": 1, "log_steps": 1, "diagnostics": 1, "seed": 0}
+        for name, smallest in least.items():
             _at_least(self, name, smallest)
         _at_least(self, "lr", 0)
 

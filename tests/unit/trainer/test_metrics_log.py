@@ -4,7 +4,7 @@ import json
 import math
 
 from foretune.journal import EvaluationRecord, StepRecord
-from foretune.trainer.metrics_log import MetricsLog, log_line
+from foretune.trainer.metrics_log import AppendedLog, MetricsLog, log_line
 
 
 def step(number: int, loss: float, *scalars: float, accepted: bool = True) -> StepRecord:
@@ -65,3 +65,44 @@ def test_a_loss_that_is_not_finite_is_null(tmp_path):
     line = json.loads((tmp_path / "log").read_text(), parse_constant=lambda name: 1 / 0)
     assert line["loss"] is None
     assert line["rejected_steps"] == 1
+
+
+def test_notes_survive_a_rebuild_up_to_the_last_step_there_is(tmp_path):
+    """A note precedes the record of its step; one whose step has no record will be written again."""
+    records = [step(number, 1.0, 1.0) for number in range(4)]
+    records.insert(2, EvaluationRecord(2, {"eval_loss": 0.5}))
+    live = MetricsLog(tmp_path / "log", 1, all_scalars)
+    for record in records:
+        if isinstance(record, StepRecord):
+            live.note(record.step, {"all": {"norm": 1.0, "cosine": math.nan}})
+        live.add(record)
+    whole = (tmp_path / "log").read_text()
+    lines = [json.loads(line) for line in whole.splitlines()]
+    kinds = [next(kind for kind in ("diagnostics", "eval_loss", "loss") if kind in line) for line in lines]
+    pair = ["diagnostics", "loss"]
+    assert kinds == [*pair, *pair, "eval_loss", *pair, *pair]
+    assert lines[0]["diagnostics"] == {"all": {"norm": 1.0, "cosine": None}}
+    live.note(4, {"all": {}})
+    with (tmp_path / "log").open("a") as file:
+        file.write('{"step": 4, "diagnos')
+    MetricsLog(tmp_path / "log", 1, all_scalars, records)
+    assert (tmp_path / "log").read_text() == whole
+    MetricsLog(tmp_path / "log", 1, all_scalars, records[:3])
+    assert (tmp_path / "log").read_text() == "".join(whole.splitlines(keepends=True)[:5])
+
+
+def test_a_log_without_records_is_cut_back(tmp_path):
+    log = AppendedLog(tmp_path / "log")
+    log.add(1, {"loss": math.inf})
+    size = log.num_bytes
+    log.note(1, {"all": {"norm": 2.0}})
+    whole = (tmp_path / "log").read_text()
+    assert [json.loads(line) for line in whole.splitlines()] == [
+        {"step": 1, "loss": None},
+        {"step": 1, "diagnostics": {"all": {"norm": 2.0}}},
+    ]
+    again = AppendedLog(tmp_path / "log", size)
+    assert again.num_bytes == size
+    again.note(1, {"all": {"norm": 2.0}})
+    assert (tmp_path / "log").read_text() == whole
+    assert AppendedLog(tmp_path / "log").num_bytes == 0
