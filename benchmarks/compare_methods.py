@@ -140,7 +140,7 @@ def cases() -> list[Case]:
     found = []
     for name in METHODS:
         recipe = METHODS.get(name)
-        for scheme in recipe.schemes:
+        for scheme in sorted(recipe.schemes, key=list(ZO_EPS).index):
             centre = CENTRES.get(name, descent)(scheme)
             has_zo_eps = any(field.name == "zo_eps" for field in fields(recipe))
             options = ("--zo-eps", str(ZO_EPS[scheme])) if has_zo_eps else ()
@@ -272,10 +272,12 @@ def measure(options: Namespace, chosen: Sequence[Case]) -> None:
                     flush=True,
                 )
 
-    make([(case, lr, SEEDS[0]) for case in chosen for lr in case.rates])
-    rows = read_rows()
-    rates = {case: best_rate(case, rows) for case in chosen}
-    make([(case, lr, seed) for case, lr in rates.items() if lr is not None for seed in SEEDS[1:]])
+    for scheme in ZO_EPS:  # a scheme after the other, so that one that was stopped leaves whole tables
+        of_scheme = [case for case in chosen if case.scheme == scheme]
+        make([(case, lr, SEEDS[0]) for case in of_scheme for lr in case.rates])
+        rows = read_rows()
+        rates = {case: best_rate(case, rows) for case in of_scheme}
+        make([(case, lr, seed) for case, lr in rates.items() if lr is not None for seed in SEEDS[1:]])
 
 
 def write_page(chosen: Sequence[Case]) -> None:
