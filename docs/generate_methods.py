@@ -17,8 +17,8 @@ to add one.
 
 ## How to choose
 
-- Start with `mezo`. It has no state and no settings beside lr and zo_eps, and every paper compares with it. If its
-  loss does not move, no other method will save the run: first find a learning rate with which it does.
+- Start with `mezo`. It has no state and no settings beside lr and zo_eps, and every paper compares with it. Find a
+  learning rate with which its loss moves before you try another method.
 - Full tuning and memory is all: `lozo` and `subzero` perturb matrices along few directions and keep no state either;
   they are the cheapest steps (`lozo`'s noise is the smaller part of the work).
 - Settings that do not transfer from model to model: `fzoo`, `zo_adam`, `zo_sign` and the `es` family divide by the
@@ -27,8 +27,8 @@ to add one.
   numbers).
 - Momentum without its memory: `lozo_m`, `subzero_adamu` and any space with `--update momentum` keep it in the small
   coordinates.
-- Adapters: `--tuning lora` with `mezo` or `zobcd`; prompts and prefixes with `subzero`, whose re-viewed matrices they
-  need.
+- Adapters: `--tuning lora` with `mezo` or `zobcd`, which moves the two factors in turn; prompts and prefixes with
+  `subzero`, which sees their thin matrices as nearly square ones.
 - An objective that is noisy or flat: more directions (`--num-directions`), or the population methods `es` and
   `eggroll`.
 

@@ -19,6 +19,7 @@ from foretune.types import Parts, Trainable
 
 TYPICAL_STEPS = 20_000
 """Length of a run for settings that depend on it: the published one."""
+FIRST_FAMILY = "ZO-SGD"
 _SECTION = re.compile(r"^(Args|Attributes|Raises|References|Returns):$", re.MULTILINE)
 
 
@@ -44,7 +45,6 @@ class Entry:
         schemes: Tuning schemes it is defined for.
         num_forwards: Loss evaluations per step with the default settings (a block-wise schedule not counted).
         num_backwards: Backward passes per step.
-        summary: What it is, in a sentence.
         description: What it is, its equations and costs.
         notes: References, and how it differs from published code.
         options: Its settings.
@@ -58,7 +58,6 @@ class Entry:
     schemes: tuple[str, ...]
     num_forwards: int
     num_backwards: int
-    summary: str
     description: str
     notes: str
     options: tuple[Option, ...]
@@ -70,8 +69,12 @@ class Entry:
 
 
 def entries() -> list[Entry]:
-    """Return every method, by family and name."""
-    return sorted((entry(name) for name in RECIPES), key=lambda method: (method.family, method.name))
+    """Return every method, by family and name; the plain one's family comes first, first-order baselines last."""
+
+    def place(method: Entry) -> tuple[object, ...]:
+        return method.class_name is None, method.family != FIRST_FAMILY, method.family.casefold(), method.name
+
+    return sorted((entry(name) for name in RECIPES), key=place)
 
 
 def entry(name: str) -> Entry:
@@ -96,7 +99,6 @@ def entry(name: str) -> Entry:
         schemes=recipe.schemes,
         num_forwards=num_forwards(typical.parts(), adapter_pair()) if isinstance(typical, AbstractMethod) else 1,
         num_backwards=1 if isinstance(typical, AbstractFirstOrder) else 0,
-        summary=" ".join(description.split("\n\n")[0].split()),
         description=description,
         notes=sections.get("References", ""),
         options=options,

@@ -77,6 +77,13 @@ def test_methods_counts_the_state_on_a_model(tiny_model, capsys):
     assert "there is no such folder" in capsys.readouterr().err
 
 
+def test_the_methods_page_is_current(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import generate_methods
+
+    assert generate_methods.PAGE.read_text() == generate_methods.page(), "run `make docs`"
+
+
 def test_env_names_versions(capsys):
     import torch
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -55,13 +56,15 @@ def _states(config: MethodsConfig) -> dict[str, int]:
 def _print_list(entries: Sequence[Entry], states: dict[str, int]) -> None:
     from foretune.cli.display import print_table
 
-    columns = ["name", "family", "forwards a step", *(["state, MB"] if states else []), "lr", "zo_eps", "paper"]
+    columns = ["name", "family", "forwards a step", *(["state, MB"] if states else []), "lr", "zo_eps", "arXiv"]
     rows = []
     for entry in entries:
         defaults = {option.name: option.default for option in entry.options}
         state = [f"{states[entry.name] / 1e6:.1f}" if entry.name in states else "-"] if states else []
         figures = [entry.passes, *state, defaults["lr"], defaults.get("zo_eps", "-")]
-        rows.append((entry.name, entry.family, *figures, entry.paper))
+        rows.append(
+            (entry.name, entry.family, *figures, ", ".join(re.findall(r"arXiv:(\S+?)(?=[,\s]|$)", entry.paper)))
+        )
     print_table("Methods (foretune methods NAME shows one)", columns, rows)
 
 
