@@ -250,7 +250,7 @@ class Optimizer(torch.optim.Optimizer):
             vector = Combination(dense=(1.0, vector.materialize(shape, trainable.parameter)))
         out = trainable.parameter.new_zeros(trainable.shape, dtype=trainable.compute_dtype)
         epoch = space.epoch(self.num_steps)
-        space.add(trainable, vector, out=out, base=out, seed=self.seed, epoch=epoch, rows=member.rows)
+        space.add(trainable, vector, out=out, base=out, seed=self.seed, epoch=epoch)
         return out
 
     def recall(self, record: StepRecord) -> None:

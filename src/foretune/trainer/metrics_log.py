@@ -83,7 +83,7 @@ class AppendedLog:
 
     def __init__(self, path: Path, num_bytes: int = 0) -> None:
         self._path = path
-        path.write_bytes(path.read_bytes()[:num_bytes] if num_bytes else b"")
+        path.write_bytes(path.read_bytes()[:num_bytes] if path.exists() else b"")
 
     @property
     def num_bytes(self) -> int:
