@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from foretune.errors import UsageError
 from foretune.objectives.batches import CandidateBatch, collate_candidates
 from foretune.objectives.encoding import EncodedExample
 from foretune.objectives.forward import last_logits
@@ -54,11 +55,19 @@ class ClassificationObjective:
         return _hide_absent(scores, batch)
 
     def loss(self, model: nn.Module, batch: CandidateBatch) -> Tensor:
-        """Return the mean over rows of the cross entropy, a float32 scalar, in nats per row."""
+        """Return the mean over rows of the cross entropy, a float32 scalar, in nats per row.
+
+        Raises:
+            UsageError: the tied head is that of another model.
+        """
         if "candidate_ids" not in batch:
             return self.loss_of_scores(self.score(model, batch), batch["labels"])
         # the vocabulary's normaliser is the same for all candidates of a row and cancels in their softmax
         if self._tied_head is not None:
+            if self._tied_head.model is not model:
+                raise UsageError(
+                    "The objective holds the tied head of another model; make it with find_tied_head(model)."
+                )
             logits = self._tied_head.logits(batch, batch["candidate_ids"])
         else:
             logits = last_logits(model, batch, 1)[:, -1].gather(1, batch["candidate_ids"]).float()

@@ -20,8 +20,14 @@ class TiedHead:
 
     Looking candidates up as embeddings touches their rows only: neither the product with the whole vocabulary nor,
     for a perturbed model, the perturbation of the whole table is made.
+
+    Attributes:
+        model: The model that was looked at.
+        body: What makes its hidden states.
+        embedding: Its table.
     """
 
+    model: nn.Module
     body: nn.Module
     embedding: nn.Embedding
 
@@ -49,7 +55,7 @@ def find_tied_head(model: nn.Module) -> TiedHead | None:
     plain = type(head) is nn.Linear and head.bias is None and type(embedding) is nn.Embedding and body is not inner
     if not plain or head.weight is not embedding.weight:
         return None
-    found = TiedHead(body, embedding)
+    found = TiedHead(model, body, embedding)
     was_training = inner.training
     inner.eval()
     try:

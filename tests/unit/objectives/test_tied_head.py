@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import foretune
+from foretune.errors import UsageError
 from foretune.objectives import ClassificationObjective, EncodedExample, collate_candidates, find_tied_head
 
 
@@ -88,6 +89,13 @@ def test_logits_that_are_changed_behind_the_head_are_found_by_comparison():
 
 def test_half_precision_tables_are_compared_in_their_own_precision():
     assert find_tied_head(_opt().bfloat16()) is not None
+
+
+def test_the_tied_head_of_another_model_is_refused(batch):
+    """It would evaluate that model, whatever becomes of this one."""
+    objective = ClassificationObjective(find_tied_head(_opt()))
+    with pytest.raises(UsageError, match="tied head is that of another model"):
+        objective.loss(_opt(), batch)
 
 
 def _recording(add, written):
