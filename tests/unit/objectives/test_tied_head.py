@@ -94,7 +94,7 @@ def test_half_precision_tables_are_compared_in_their_own_precision():
 def test_the_tied_head_of_another_model_is_refused(batch):
     """It would evaluate that model, whatever becomes of this one."""
     objective = ClassificationObjective(find_tied_head(_opt()))
-    with pytest.raises(UsageError, match="tied head is that of another model"):
+    with pytest.raises(UsageError, match="tied head of another model"):
         objective.loss(_opt(), batch)
 
 
