@@ -22,7 +22,7 @@ class RGSBCDMethod(AbstractMethod):
         G1, G2 by a fair coin for each number, once for the run;  for X = G1, then X = G2, on one batch:
         g = (L(X + zo_eps u) - L(X - zo_eps u)) / (2 zo_eps),  u ~ N(0, std_X^2),  X <- X - lr * g u
 
-    4 q forwards a step, no state. Published for the tensors of LoRA; it works on any.
+    4 q forwards a step, no state. Published for the tensors of LoRA; the schedule works on any.
 
     Args:
         lr: Learning rate. Published: 1e-4.
@@ -38,7 +38,7 @@ class RGSBCDMethod(AbstractMethod):
     class_name: ClassVar[str] = "RGSBCD"
     paper: ClassVar[str] = "Unlocking LoRA's Capabilities for Fine-tuning LLMs with Only Forward Pass, 2025"
     family: ClassVar[str] = "blocks"
-    schemes: ClassVar[tuple[str, ...]] = ("lora", "full", "prefix", "prompt")
+    schemes: ClassVar[tuple[str, ...]] = ("lora",)
     toy: ClassVar[Toy] = Toy(options={"lr": 0.03, "num_directions": 4}, num_steps=400)
 
     lr: float = 1e-4
