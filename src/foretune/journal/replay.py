@@ -79,7 +79,7 @@ def check_base_weights(journal: Journal, weights_hash: str) -> None:
 
 @contextmanager
 def threads_of(header: Mapping[str, Any]) -> Iterator[None]:
-    """Give torch the number of threads of the run with this header: sums over many threads round otherwise than over few."""
+    """Give torch the number of threads that a header names: sums over many threads round otherwise than over few."""
     before = torch.get_num_threads()
     wanted = header.get("num_threads", before)
     if wanted != before:

@@ -22,6 +22,13 @@ from unit.trainer.test_first_order import make_trainer as make_first_order
 ROWS = {"train_dataset": [0.0] * 8, "data_collator": lambda rows: {"rows": torch.tensor(rows)}}
 
 
+def make_lora():
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    return get_peft_model(make_opt(), LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+
+
 def lines_of(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
@@ -126,7 +133,9 @@ def test_the_estimate_is_what_plain_descent_would_follow(name, dtype):
         assert all(e.dtype == torch.float32 and e.shape == t.shape for t, e in estimates.items())
 
 
-@pytest.mark.parametrize("name", FULL)
+# peft 0.21 asks transformers by a name that 5.23 calls deprecated
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+@pytest.mark.parametrize("name", list(METHODS))
 def test_no_bit_of_a_run_changes(tmp_path, name):
     """Same weights, journal and log lines with and without, for every method."""
     toy = METHODS.get(name).toy.options
@@ -134,7 +143,7 @@ def test_no_bit_of_a_run_changes(tmp_path, name):
     settings = {"method": name, "method_options": options, "learning_rate": 1e-3, "max_steps": 5}
     found = []
     for interval in (None, 2):
-        trainer = make_trainer(tmp_path / str(interval), **settings)
+        trainer = make_trainer(tmp_path / str(interval), model=TinyLM() if name in FULL else make_lora(), **settings)
         if interval:
             trainer.add_callback(Diagnostics(trainer, interval))
         trainer.train()
@@ -201,11 +210,7 @@ def test_micro_batches_and_dropout(tmp_path):
 # peft 0.21 asks transformers by a name that 5.23 calls deprecated
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 def test_lora_a_and_b_stand_apart(tmp_path):
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(0)
-    model = get_peft_model(make_opt(), LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
-    trainer = make_trainer(tmp_path, model=model, max_steps=2, eval_strategy="no")
+    trainer = make_trainer(tmp_path, model=make_lora(), max_steps=2, eval_strategy="no")
     trainer.add_callback(Diagnostics(trainer, 1))
     trainer.train()
     first, second = (line["diagnostics"] for line in diagnostics_of(tmp_path))
