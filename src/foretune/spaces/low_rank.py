@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from foretune import noise
-from foretune.errors import UsageError
 from foretune.noise import Noise, Purpose
-from foretune.spaces.views import add_products, stack_shape, view_shape
-from foretune.types import AbstractSpace, Combination, Trainable
+from foretune.spaces.matrix_space import AbstractMatrixSpace
+from foretune.spaces.views import stack_shape, view_shape
+from foretune.types import Combination, Trainable
 
 
 @dataclass(frozen=True, kw_only=True)
-class LowRank(AbstractSpace):
+class LowRank(AbstractMatrixSpace):
     """Matrices move along ``U V^T``; vectors (biases, norm weights) keep the full space.
 
         lift(U) = U V^T,  U (m, r) the coordinates,  V (n, r) of N(0, 1), redrawn every `interval` steps
@@ -39,24 +39,9 @@ class LowRank(AbstractSpace):
     rank: int = 2
     interval: int = 50
 
-    def __post_init__(self) -> None:
-        for name in ("rank", "interval"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}.")
-
-    def coordinate_shape(self, trainable: Trainable) -> tuple[int, ...]:
-        """``(m, rank)`` for a matrix (a stack of them for several), the tensor's own shape for a vector."""
-        if trainable.matrix_shape is None:
-            return trainable.shape
+    def matrix_coordinates(self, trainable: Trainable) -> tuple[int, ...]:
+        """``(m, rank)``."""
         return stack_shape(trainable.num_views, view_shape(trainable)[0], self.rank)
-
-    def lifts(self, trainable: Trainable) -> bool:
-        """True for matrices."""
-        return trainable.matrix_shape is not None
-
-    def epoch(self, step: int) -> int:
-        """``step // interval``."""
-        return step // self.interval
 
     def estimate_scale(self, trainable: Trainable) -> float:
         """``1 / rank`` for a matrix (E[V V^T] = r I), 1 for a vector."""
@@ -73,38 +58,17 @@ class LowRank(AbstractSpace):
         noise.fill(transposed, Noise(noise.mix(seed, epoch), trainable.stream, Purpose.RIGHT))
         return transposed.mT
 
-    def add(
-        self,
-        trainable: Trainable,
-        vector: Combination,
-        *,
-        out: Tensor,
-        base: Tensor,
-        seed: int,
-        epoch: int,
-        scale: float = 1.0,
-        rounding: Noise | None = None,
-        rows: Tensor | None = None,
-    ) -> None:
-        """Write ``out = scale * base + U V^T`` for ``U = vector``; U is made first, it is small."""
-        assert vector.mask is None, "a masked vector in coordinates that are lifted"
-        if trainable.matrix_shape is None or vector.is_zero:
-            vector = Combination() if vector.is_zero else vector
-            vector.add_to(out, base, scale=scale, rounding=rounding, rows=rows)
-            return
+    def factors(self, trainable: Trainable, vector: Combination, *, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return U and V."""
         left = vector.materialize(self.coordinate_shape(trainable), trainable.parameter)
-        right = self.basis(trainable, seed=seed, epoch=epoch)
-        add_products(trainable, left, right, out=out, base=base, scale=scale, rounding=rounding, rows=rows)
+        return left, self.basis(trainable, seed=seed, epoch=epoch)
 
-    def transport(self, trainable: Trainable, vector: Tensor, *, seed: int, old_epoch: int, new_epoch: int) -> Tensor:
+    def project(self, trainable: Trainable, vector: Tensor, *, seed: int, old_epoch: int, new_epoch: int) -> Tensor:
         """Return ``N V_old^T V_new / n``, the cheap least-squares projection of ``N V_old^T`` (LOZO-M).
 
         What it carries over is r / n of the old lift on average: nearly a reset for r much smaller than n,
         but more than there was for r > n.
         """
-        if trainable.matrix_shape is None or old_epoch == new_epoch:
-            return vector
         old = self.basis(trainable, seed=seed, epoch=old_epoch)
         new = self.basis(trainable, seed=seed, epoch=new_epoch)
-        with torch.autocast(vector.device.type, enabled=False):  # the caller's precision is that of its forward
-            return vector @ (old.mT @ new).div_(view_shape(trainable)[1])
+        return vector @ (old.mT @ new).div_(view_shape(trainable)[1])

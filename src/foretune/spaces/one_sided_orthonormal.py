@@ -5,18 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
-from foretune.errors import UsageError
-from foretune.noise import Noise, Purpose
+from foretune.noise import Purpose
 from foretune.spaces.bases import OrthonormalBases
-from foretune.spaces.views import add_products, stack_shape, view_shape
-from foretune.types import AbstractSpace, Combination, Trainable
+from foretune.spaces.matrix_space import AbstractMatrixSpace
+from foretune.spaces.views import stack_shape, view_shape
+from foretune.types import Combination, Trainable
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneSidedOrthonormal(AbstractSpace):
+class OneSidedOrthonormal(AbstractMatrixSpace):
     """Matrices move along ``P Psi``; vectors (biases, norm weights) keep the full space.
 
         lift(Psi) = P Psi,  Psi (rho, n) the coordinates,  P (m, rho) with P^T P = I,  rho = min(rank, m)
@@ -42,28 +41,13 @@ class OneSidedOrthonormal(AbstractSpace):
     rank: int = 64
     interval: int = 100
 
-    def __post_init__(self) -> None:
-        for name in ("rank", "interval"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}.")
-
     @cached_property
     def _bases(self) -> OrthonormalBases:
         return OrthonormalBases()
 
-    def coordinate_shape(self, trainable: Trainable) -> tuple[int, ...]:
-        """``(rho, n)`` for a matrix (a stack of them for several), the tensor's own shape for a vector."""
-        if trainable.matrix_shape is None:
-            return trainable.shape
+    def matrix_coordinates(self, trainable: Trainable) -> tuple[int, ...]:
+        """``(rho, n)``."""
         return stack_shape(trainable.num_views, self._rho(trainable), view_shape(trainable)[1])
-
-    def lifts(self, trainable: Trainable) -> bool:
-        """True for matrices."""
-        return trainable.matrix_shape is not None
-
-    def epoch(self, step: int) -> int:
-        """``step // interval``."""
-        return step // self.interval
 
     def estimate_scale(self, trainable: Trainable) -> float:
         """1, as published: ``E[lift(estimate) | P] = P P^T G``, on average over P the share rho / m of G.
@@ -79,40 +63,19 @@ class OneSidedOrthonormal(AbstractSpace):
         rho, num_views = self._rho(trainable), trainable.num_views
         return self._bases.get(trainable, m, rho, Purpose.LEFT, seed=seed, epoch=epoch, num_views=num_views)
 
-    def add(
-        self,
-        trainable: Trainable,
-        vector: Combination,
-        *,
-        out: Tensor,
-        base: Tensor,
-        seed: int,
-        epoch: int,
-        scale: float = 1.0,
-        rounding: Noise | None = None,
-        rows: Tensor | None = None,
-    ) -> None:
-        """Write ``out = scale * base + P Psi`` for ``Psi = vector``; Psi is made first, it is small."""
-        assert vector.mask is None, "a masked vector in coordinates that are lifted"
-        if trainable.matrix_shape is None or vector.is_zero:
-            vector = Combination() if vector.is_zero else vector
-            vector.add_to(out, base, scale=scale, rounding=rounding, rows=rows)
-            return
+    def factors(self, trainable: Trainable, vector: Combination, *, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return P and Psi^T."""
         psi = vector.materialize(self.coordinate_shape(trainable), trainable.parameter)
-        p = self.basis(trainable, seed=seed, epoch=epoch)
-        add_products(trainable, p, psi.mT, out=out, base=base, scale=scale, rounding=rounding, rows=rows)
+        return self.basis(trainable, seed=seed, epoch=epoch), psi.mT
 
-    def transport(self, trainable: Trainable, vector: Tensor, *, seed: int, old_epoch: int, new_epoch: int) -> Tensor:
+    def project(self, trainable: Trainable, vector: Tensor, *, seed: int, old_epoch: int, new_epoch: int) -> Tensor:
         """Return ``P_new^T P_old Psi``, the orthogonal projection of the old lift.
 
         Of its square norm the share rho / m is left on average.
         """
-        if trainable.matrix_shape is None or old_epoch == new_epoch:
-            return vector
         old = self.basis(trainable, seed=seed, epoch=old_epoch)
         new = self.basis(trainable, seed=seed, epoch=new_epoch)
-        with torch.autocast(vector.device.type, enabled=False):  # the caller's precision is that of its forward
-            return (new.mT @ old) @ vector
+        return (new.mT @ old) @ vector
 
     def _rho(self, trainable: Trainable) -> int:
         return min(self.rank, view_shape(trainable)[0])

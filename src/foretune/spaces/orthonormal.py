@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
 from foretune.errors import UsageError, near_misses
-from foretune.noise import Noise, Purpose
+from foretune.noise import Purpose
 from foretune.spaces.bases import OrthonormalBases
-from foretune.spaces.views import add_products, near_square, stack_shape, view_shape
-from foretune.types import AbstractSpace, Combination, Trainable
+from foretune.spaces.matrix_space import AbstractMatrixSpace
+from foretune.spaces.views import near_square, stack_shape, view_shape
+from foretune.types import Combination, Trainable
 
 Reshape = Literal["auto", "always", "never"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Orthonormal(AbstractSpace):
+class Orthonormal(AbstractMatrixSpace):
     """Matrices move along ``s U z V^T``; vectors (biases, norm weights) keep the full space.
 
         lift(z) = s U z V^T,  z (rho, rho) the coordinates,  U (a, rho), V (b, rho) with U^T U = V^T V = I
@@ -57,9 +57,7 @@ class Orthonormal(AbstractSpace):
     reshape: Reshape = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("rank", "interval"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        super().__post_init__()
         if self.reshape not in get_args(Reshape):
             raise UsageError(f"Unknown reshape {self.reshape!r}.{near_misses(str(self.reshape), get_args(Reshape))}")
 
@@ -76,20 +74,10 @@ class Orthonormal(AbstractSpace):
         is_reshaped = trainable.is_adapter if self.reshape == "auto" else self.reshape == "always"
         return near_square(m * n) if is_reshaped else (m, n)
 
-    def coordinate_shape(self, trainable: Trainable) -> tuple[int, ...]:
-        """``(rho, rho)`` for a matrix (a stack of them for several), the tensor's own shape for a vector."""
-        if trainable.matrix_shape is None:
-            return trainable.shape
+    def matrix_coordinates(self, trainable: Trainable) -> tuple[int, ...]:
+        """``(rho, rho)``."""
         rho = self._rho(trainable)
         return stack_shape(trainable.num_views, rho, rho)
-
-    def lifts(self, trainable: Trainable) -> bool:
-        """True for matrices."""
-        return trainable.matrix_shape is not None
-
-    def epoch(self, step: int) -> int:
-        """``step // interval``."""
-        return step // self.interval
 
     def estimate_scale(self, trainable: Trainable) -> float:
         """``a b / (s rho)^2`` for a matrix, which is 1 with `align`, and 1 for a vector.
@@ -110,44 +98,21 @@ class Orthonormal(AbstractSpace):
         )
         return left, right
 
-    def add(
-        self,
-        trainable: Trainable,
-        vector: Combination,
-        *,
-        out: Tensor,
-        base: Tensor,
-        seed: int,
-        epoch: int,
-        scale: float = 1.0,
-        rounding: Noise | None = None,
-        rows: Tensor | None = None,
-    ) -> None:
-        """Write ``out = scale * base + s U z V^T`` for ``z = vector``; ``s U z`` is made first, it is small."""
-        assert vector.mask is None, "a masked vector in coordinates that are lifted"
-        if trainable.matrix_shape is None or vector.is_zero:
-            vector = Combination() if vector.is_zero else vector
-            vector.add_to(out, base, scale=scale, rounding=rounding, rows=rows)
-            return
-        z = vector.scaled(self._lift_scale(trainable)).materialize(
-            self.coordinate_shape(trainable), trainable.parameter
-        )
+    def factors(self, trainable: Trainable, vector: Combination, *, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return ``s U z`` and V."""
+        shape = self.coordinate_shape(trainable)
+        z = vector.scaled(self._lift_scale(trainable)).materialize(shape, trainable.parameter)
         u, v = self.basis(trainable, seed=seed, epoch=epoch)
-        with torch.autocast(z.device.type, enabled=False):  # the caller's precision is that of its forward
-            left = u @ z
-        add_products(trainable, left, v, out=out, base=base, scale=scale, rounding=rounding, rows=rows)
+        return u @ z, v
 
-    def transport(self, trainable: Trainable, vector: Tensor, *, seed: int, old_epoch: int, new_epoch: int) -> Tensor:
+    def project(self, trainable: Trainable, vector: Tensor, *, seed: int, old_epoch: int, new_epoch: int) -> Tensor:
         """Return ``U_new^T U_old z V_old^T V_new``, the orthogonal projection of the old lift.
 
         Of its square norm the share rho^2 / (a b) is left on average: nearly a reset for a small rank.
         """
-        if trainable.matrix_shape is None or old_epoch == new_epoch:
-            return vector
         u_old, v_old = self.basis(trainable, seed=seed, epoch=old_epoch)
         u_new, v_new = self.basis(trainable, seed=seed, epoch=new_epoch)
-        with torch.autocast(vector.device.type, enabled=False):
-            return (u_new.mT @ u_old) @ vector @ (v_old.mT @ v_new)
+        return (u_new.mT @ u_old) @ vector @ (v_old.mT @ v_new)
 
     def _rho(self, trainable: Trainable) -> int:
         return min(self.rank, *self.view_shape(trainable))
