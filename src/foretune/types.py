@@ -383,7 +383,6 @@ class AbstractDirection(AbstractPart):
     ) -> Draw:
         """Return the direction of one tensor and query, a pure function of its arguments."""
 
-    @abc.abstractmethod
     def advance(
         self,
         trainable: Trainable,

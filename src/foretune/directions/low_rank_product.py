@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from foretune.errors import UsageError
@@ -39,15 +38,3 @@ class LowRankProduct(AbstractDirection):
         if trainable.matrix_shape is None:
             return Draw(Combination(noise=((1.0, Noise(key, trainable.stream, Purpose.DIRECTION)),)))
         return Draw(Combination(products=((1.0, LowRankNoise(key, trainable.stream, self.rank)),)))
-
-    def advance(
-        self,
-        trainable: Trainable,
-        state: TensorState,
-        *,
-        keys: Sequence[int],
-        step: int,
-        coordinate_shape: tuple[int, ...],
-        scalars: tuple[float, ...],
-    ) -> None:
-        """Nothing to remember."""

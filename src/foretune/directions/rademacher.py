@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from foretune.noise import Law, Noise, Purpose
@@ -23,15 +22,3 @@ class Rademacher(AbstractDirection):
         """Return z of this tensor and key."""
         address = Noise(key, trainable.stream, Purpose.DIRECTION, Law.RADEMACHER)
         return Draw(Combination(noise=((1.0, address),)))
-
-    def advance(
-        self,
-        trainable: Trainable,
-        state: TensorState,
-        *,
-        keys: Sequence[int],
-        step: int,
-        coordinate_shape: tuple[int, ...],
-        scalars: tuple[float, ...],
-    ) -> None:
-        """Nothing to remember."""
