@@ -37,8 +37,8 @@ coordinates; `foretune methods --model MODEL` counts it for a model.
 
 Any method also takes other parts: `--space`, `--direction`, `--update` and `--schedule` with dotted options, for
 example `--method mezo --space masked --space.sparsity 0.75` (gradient sparsity), `--schedule module_blocks
---schedule.level linear` (block-wise descent) or `--method lozo --update adam`. What cannot work together is refused
-by name before anything is loaded.
+--schedule.level linear` (block-wise descent) or `--method lozo --update adam`. A new part keeps the settings
+it shares with the old one (a rank, a weight decay). What cannot work together is refused by name before training.
 """
 
 

@@ -58,6 +58,9 @@ def part_class(axis: str, name: str) -> type[AbstractPart]:
 def compose(parts: Parts, changes: Mapping[str, Mapping[str, Any]]) -> Parts:
     """Return `parts` with some of them replaced, or given other settings.
 
+    A part that takes the place of another keeps the settings both have (a rank, a weight decay, a factor on the
+    learning rate of matrices), so that what was said of the method stays true; the rest are its defaults.
+
     Args:
         parts: A method's own parts.
         changes: For each axis the settings of the new part and, as ``name``, which part that is; without a name,
@@ -75,5 +78,6 @@ def compose(parts: Parts, changes: Mapping[str, Mapping[str, Any]]) -> Parts:
             if name not in known:
                 title = change.get("name", type(own).__name__)
                 raise UsageError(f"The {axis} {title!r} has no option {name!r}.{near_misses(name, known)}")
-        made[axis] = recipe(**settings) if "name" in change else replace(own, **settings)
+        kept = {field.name: getattr(own, field.name) for field in fields(own) if field.name in known}
+        made[axis] = recipe(**{**kept, **settings})
     return replace(parts, **made)

@@ -5,8 +5,9 @@ import pytest
 from foretune.composition import AXES, compose, part_class, part_classes
 from foretune.errors import UsageError
 from foretune.methods import make_method
-from foretune.spaces import Identity, LowRank
-from foretune.updates import SGD, Momentum
+from foretune.schedules import ModuleBlocks
+from foretune.spaces import Identity, LowRank, Orthonormal
+from foretune.updates import SGD, Adam, Momentum
 
 
 def test_every_part_is_found_under_the_name_of_its_module() -> None:
@@ -27,8 +28,16 @@ def test_a_part_is_replaced_and_another_keeps_its_kind_with_other_settings() -> 
     assert changed.estimator is parts.estimator
 
 
-def test_a_name_takes_the_defaults_of_its_part() -> None:
-    assert compose(make_method("lozo", {}).parts(), {"space": {"name": "identity"}}).space == Identity()
+def test_a_new_part_keeps_the_settings_it_shares_with_the_old_one() -> None:
+    """What the user said of the method holds: here rank, weight decay and LOZO's factor for matrices."""
+    parts = make_method("lozo", {"rank": 4, "weight_decay": 0.1}).parts()
+    changes = {"space": {"name": "orthonormal"}, "update": {"name": "adam"}, "schedule": {"name": "module_blocks"}}
+    changed = compose(parts, changes)
+    assert changed.space == Orthonormal(rank=4, interval=50)
+    assert changed.update == Adam(weight_decay=0.1)
+    assert changed.schedule == ModuleBlocks(matrix_lr_scale=4)
+    assert compose(parts, {"space": {"name": "identity"}}).space == Identity()
+    assert compose(parts, {"space": {"name": "orthonormal", "rank": 2}}).space == Orthonormal(rank=2, interval=50)
 
 
 def test_unknown_names_and_settings_are_refused_with_near_misses() -> None:
