@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -238,13 +238,14 @@ class Optimizer(torch.optim.Optimizer):
             raise UsageError(f"There is no gradient estimate of this step: {reason}.")
         for index, (block, shares) in enumerate(_split(self._blocks(self.num_steps), self._pending.scalars)):
             scalars, _ = self._without_decision(shares)
+            queries = self._queries(index, scalars)
             for member in block.members:
-                yield member.trainable, self._lifted_estimate(member, self._keys(index, scalars), scalars)
+                yield member.trainable, self._lifted_estimate(member, queries)
 
-    def _lifted_estimate(self, member: Member, keys: Sequence[int], scalars: tuple[float, ...]) -> Tensor:
+    def _lifted_estimate(self, member: Member, queries: Sequence[_Query]) -> Tensor:
         """Return the gradient estimate of one tensor, of the tensor's shape."""
         space, trainable = self.parts.space, member.trainable
-        _, vector = self._estimate_of(member, keys, scalars)
+        _, vector = self._estimate_of(member, queries)
         if vector.mask is not None:  # it may read the weights, which the zeros below are not
             shape = space.coordinate_shape(trainable)
             vector = Combination(dense=(1.0, vector.materialize(shape, trainable.parameter)))
@@ -326,7 +327,8 @@ class Optimizer(torch.optim.Optimizer):
         self._refresh(block)
         parts, step = self.parts, self.num_steps
         scalars, decision = self._without_decision(scalars)
-        keys = self._keys(index, scalars)
+        queries = self._queries(index, scalars)
+        keys = [query.key for query in queries]
         for member in block.members:
             trainable, state = member.trainable, self.tensor_states[member.trainable]
             shape = parts.space.coordinate_shape(trainable)
@@ -335,7 +337,7 @@ class Optimizer(torch.optim.Optimizer):
             )
             if parts.direction.advances_first:
                 advance()
-            draws, estimate = self._estimate_of(member, keys, scalars)
+            draws, estimate = self._estimate_of(member, queries)
             change = parts.update.apply(
                 UpdateContext(
                     member=member,
@@ -376,15 +378,13 @@ class Optimizer(torch.optim.Optimizer):
             coordinate_shape=self.parts.space.coordinate_shape(trainable),
         )
 
-    def _estimate_of(
-        self, member: Member, keys: Sequence[int], scalars: tuple[float, ...]
-    ) -> tuple[tuple[Draw, ...], Combination]:
+    def _estimate_of(self, member: Member, queries: Sequence[_Query]) -> tuple[tuple[Draw, ...], Combination]:
         """Return what the direction drew for one tensor, and the gradient estimate in coordinates."""
         factor = member.std * self.parts.space.estimate_scale(member.trainable)
-        draws = tuple(self._draw(member, key) for key in keys)
+        draws = tuple(self._draw(member, query.key) for query in queries)
         estimate = Combination()
-        for draw, weight in zip(draws, self.parts.estimator.weights(scalars), strict=True):
-            estimate += draw.vector.scaled(weight * factor)
+        for draw, query in zip(draws, queries, strict=True):
+            estimate += draw.vector.scaled(query.weight * factor)
         return draws, replace(estimate, mask=self._mask(member))
 
     def _mask(self, member: Member) -> Mask | None:
@@ -405,9 +405,10 @@ class Optimizer(torch.optim.Optimizer):
         count = len(scalars) - self.parts.update.num_decisions
         return scalars[:count], scalars[count:]
 
-    def _keys(self, block_index: int, scalars: tuple[float, ...]) -> list[int]:
-        """Return the keys of a block's queries."""
-        return [self._key(block_index, query) for query in range(len(self.parts.estimator.weights(scalars)))]
+    def _queries(self, block_index: int, scalars: tuple[float, ...]) -> list[_Query]:
+        """Return the queries of a block that were measured, with what the estimator makes of its scalars."""
+        weights = self.parts.estimator.weights(scalars)
+        return [_Query(self._key(block_index, index), weight) for index, weight in enumerate(weights)]
 
     def _key(self, block_index: int, query: int) -> int:
         return noise.mix(self.seed, self.num_steps, block_index * self.parts.estimator.num_directions + query)
@@ -523,6 +524,13 @@ def _split(blocks: Sequence[Block], scalars: tuple[float, ...]) -> list[tuple[Bl
     return [(block, scalars[index * count : (index + 1) * count]) for index, block in enumerate(blocks)]
 
 
+class _Query(NamedTuple):
+    """One direction of a block: the key of its noise, and its weight in the gradient estimate."""
+
+    key: int
+    weight: float
+
+
 @dataclass(frozen=True, slots=True)
 class _BlockProbe:
     """Evaluates losses around the current weights along the directions of one block."""
@@ -630,11 +638,10 @@ class _Step(_Displacement):
     def __init__(
         self, optimizer: Optimizer, block: Block, index: int, scalars: tuple[float, ...], factor: float
     ) -> None:
-        self._keys = optimizer._keys(index, scalars)
-        self._scalars = scalars
+        self._queries = optimizer._queries(index, scalars)
         self._factor = factor
-        super().__init__(optimizer, block, self._keys[0])
+        super().__init__(optimizer, block, self._queries[0].key)
 
     def _vector(self, member: Member) -> Combination:
-        _, estimate = self._optimizer._estimate_of(member, self._keys, self._scalars)
+        _, estimate = self._optimizer._estimate_of(member, self._queries)
         return estimate.scaled(-self._factor * self._optimizer.lr * member.lr)

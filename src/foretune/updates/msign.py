@@ -37,7 +37,7 @@ class MSign(AbstractUpdate):
     def apply(self, context: UpdateContext) -> Change:
         """Return the change; there is no state to advance."""
         scale, shape = decay_factor(context, self.weight_decay), context.coordinate_shape
-        if context.member.trainable.matrix_shape is None or len(shape) < 2:
+        if context.member.trainable.matrix_shape is None:
             return Change(scale, context.estimate.scaled(-context.lr))
         msign = exact_msign if self.exact else newton_schulz
         step = as_coordinates(msign(as_matrices(context.gradient(), context.member.trainable)), shape)
