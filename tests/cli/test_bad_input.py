@@ -56,6 +56,8 @@ def _no_model_is_loaded(request, monkeypatch):
         ("train --method lozo --method.interval 0", ["interval must be at least 1"]),
         ("train --method lozo_m --method.beta 1", ["beta must be in [0, 1)"]),
         ("train --method subzero --method.align maybe", ["--method.align must be true or false", "'maybe'"]),
+        ("train --method zo_adam --method.betas 0.9", ["--method.betas must be a list [a number, a number]", "'0.9'"]),
+        ("train --method adam --space masked", ["--space masked", "'adam' is not made of parts"]),
         ("train --method.lr 1e-3 --lr 1e-4", ["contradicts"]),
         ("train --method.estimator three_sided", ["--method.estimator must be one of"]),
         ("train --model /no/such/model", ["--model /no/such/model", "no such folder"]),
@@ -139,6 +141,8 @@ def test_an_output_that_cannot_be_written(train_words, tmp_path, capsys, monkeyp
         ("stepz: 3\n", ["--stepz", "Did you mean: --steps"]),
         ("method:\n  name: lozo\n  rnk: 3\n", ["--method.rnk", "--method.rank"]),
         ("method: loz\n", ["'loz'"]),
+        ("method: [lozo]\n", ["method must be a name, or a name and settings", "['lozo']"]),
+        ("method:\n  name: lozo\n  space: lowrank\n", ["Unknown space 'lowrank'", "Did you mean: low_rank"]),
         ("steps: many\n", ["--steps must be a whole number", "'many'"]),
     ],
 )

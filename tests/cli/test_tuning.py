@@ -174,7 +174,11 @@ def test_published_settings_of_the_scheme_are_the_defaults(tiny_model, rows_dir,
     with caplog.at_level(logging.WARNING):
         words = words_of(tiny_model, rows_dir, tmp_path / "run", "lora", "--method", "lozo", "--steps", "1")
         assert main(words) == 0
-    assert "No lr is known for --method lozo with --tuning lora" in caplog.text
+        assert "No lr is known for --method lozo with --tuning lora" in caplog.text
+        caplog.clear()
+        words = words_of(tiny_model, rows_dir, tmp_path / "composed", "lora", "--space", "masked", "--steps", "1")
+        assert main(words) == 0
+    assert "No lr is known" not in caplog.text
 
 
 def test_yaml_names_a_scheme_or_its_settings(tmp_path):

@@ -32,6 +32,8 @@ def type_words(hint: Any) -> str:
         return "one of " + ", ".join(map(str, typing.get_args(hint)))
     if typing.get_origin(hint) in (UnionType, typing.Union):
         return " or ".join(type_words(part) for part in typing.get_args(hint) if part is not NoneType)
+    if typing.get_origin(hint) is tuple:
+        return f"a list [{', '.join(map(type_words, typing.get_args(hint)))}]"
     return _WORDS.get(hint, getattr(hint, "__name__", str(hint)))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from foretune.cli.options import Options, find_value, read_config_file
+from foretune.errors import UsageError
 from foretune.runs.config import TrainConfig
 
 DEFAULT_METHOD = "mezo"
@@ -54,8 +55,14 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
     options.add("tuning.name", str, DEFAULT_TUNING, f"What is tuned: {known}; also spelled --tuning NAME.")
     _add_settings(options, "tuning", scheme, option_help(scheme))
     own_parts = make_method(name, {}).parts() if issubclass(recipe, AbstractMethod) else None
-    for axis in AXES if own_parts is not None else ():
+    for axis in AXES:
         chosen = _named(axis, arguments, file)
+        if own_parts is None:
+            if chosen is not None:
+                raise UsageError(
+                    f"--{axis} {chosen}: '{name}' is not made of parts, so none can be replaced. Leave it out."
+                )
+            continue
         part = part_class(axis, chosen) if chosen is not None else type(getattr(own_parts, axis))
         options.add(f"{axis}.name", str | None, None, f"Another {axis} for the method, also spelled --{axis} NAME.")
         _add_settings(options, axis, part, option_help(part))
@@ -66,16 +73,15 @@ def _nested(file: dict[str, Any]) -> dict[str, Any]:
     """Bring the content of a file into one form: mappings with a name, changes of parts beside the method."""
     from foretune.composition import AXES
 
-    file = {
-        key: {"name": value} if key in ("method", "tuning", *AXES) and isinstance(value, str) else value
-        for key, value in file.items()
-    }
     method = file.get("method")
     if isinstance(method, dict):
-        file["method"] = {
-            name: value for name, value in method.items() if not (name in AXES and isinstance(value, dict))
-        }
-        file |= {name: value for name, value in method.items() if name not in file["method"]}
+        file = {**file, "method": {name: value for name, value in method.items() if name not in AXES}}
+        file |= {name: value for name, value in method.items() if name in AXES}
+    for group in ("method", "tuning", *AXES):
+        if isinstance(file.get(group), str):
+            file = {**file, group: {"name": file[group]}}
+        elif not isinstance(file.get(group), dict | None):
+            raise UsageError(f"--config: {group} must be a name, or a name and settings, got {file[group]!r}.")
     return file
 
 

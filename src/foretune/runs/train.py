@@ -17,7 +17,7 @@ from foretune.adapters import AbstractTuning, make_tuning
 from foretune.composition import AXES
 from foretune.evaluation import evaluate_classification
 from foretune.journal import check_header
-from foretune.methods import AbstractFirstOrder, AbstractRecipe, make_recipe
+from foretune.methods import RECIPES, AbstractFirstOrder, AbstractRecipe, make_recipe
 from foretune.objectives import (
     ClassificationObjective,
     EncodedExample,
@@ -242,7 +242,8 @@ def _resolve(config: TrainConfig, recipe: AbstractRecipe, tuning: AbstractTuning
 
 def _warn_of_defaults(config: TrainConfig, recipe: AbstractRecipe, tuning: AbstractTuning) -> None:
     """Say that a learning rate is that of full tuning: adapters need one 100 to 10,000 times larger."""
-    published = "full" not in recipe.schemes or tuning.name in {"full", *recipe.tuning_defaults}
+    kind = RECIPES.get(config.method["name"])  # what is published is so of the method, whichever parts were replaced
+    published = "full" not in kind.schemes or tuning.name in {"full", *kind.tuning_defaults}
     if not published and "lr" not in config.method_options:
         logger.warning(
             "No lr is known for --method %s with --tuning %s; %g is that of full tuning and likely far too small.",
