@@ -533,6 +533,13 @@ class Parts:
         """Return names and settings of the parts, for journals and error messages."""
         return {axis: describe_part(getattr(self, axis)) for axis in self.__slots__}
 
+    def masking_part(self, trainables: Sequence[Trainable]) -> AbstractPart | None:
+        """Return the space or schedule that leaves entries of tensors out at the first step, if one does."""
+        if self.space.masks:
+            return self.space
+        blocks = self.schedule.blocks(0, trainables, seed=0)
+        return self.schedule if any(member.mask for block in blocks for member in block.members) else None
+
 
 def describe_part(part: object) -> dict[str, object]:
     """Return ``{"type": class name, **settings}`` of a part (parts are dataclasses)."""

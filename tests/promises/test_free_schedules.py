@@ -22,7 +22,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 """Settings with which everything a schedule does happens within a few steps."""
 REFUSALS = {
     "magnitude_groups": r"MagnitudeGroups cannot be combined with \w+(: it moves rows|, which tries steps)",
-    "random_groups": r"RandomGroups cannot be combined with \w+: (it splits|both mask)",
+    "random_groups": r"RandomGroups cannot be combined with \w+: (it splits|both mask)|HessianScaled .* RandomGroups",
 }
 """Schedules that refuse some methods, and what they say."""
 

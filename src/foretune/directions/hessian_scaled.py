@@ -72,11 +72,17 @@ class HessianScaled(AbstractDirection):
         return self.precond == "new"
 
     def check(self, parts: Parts, trainables: Sequence[Trainable]) -> None:
-        """Refuse an estimator that does not see curvature."""
+        """Refuse an estimator that does not see curvature, and entries that rest while others are measured."""
         if not parts.estimator.measures_curvature:
             raise IncompatibleError(
                 f"HessianScaled cannot be combined with {type(parts.estimator).__name__}, which measures no "
                 "curvature. Use SecondDifference."
+            )
+        masking = parts.masking_part(trainables)
+        if masking is not None:
+            raise IncompatibleError(
+                f"HessianScaled cannot be combined with {type(masking).__name__}: entries that rest would be given the "
+                "curvature of those that were measured."
             )
 
     def draw(

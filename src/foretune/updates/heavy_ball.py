@@ -56,10 +56,9 @@ class HeavyBall(AbstractUpdate):
             return
         if any(parts.space.lifts(trainable) for trainable in trainables):
             raise _no_plain_noise(type(parts.space).__name__, "its coordinates are not the weights")
-        if parts.space.masks:
-            raise _no_plain_noise(type(parts.space).__name__, "its mask changes")
-        if any(member.mask for block in parts.schedule.blocks(0, trainables, seed=0) for member in block.members):
-            raise _no_plain_noise(type(parts.schedule).__name__, "its masks change")
+        masking = parts.masking_part(trainables)
+        if masking is not None:
+            raise _no_plain_noise(type(masking).__name__, "its masks change")
         if not all(_is_plain_noise(parts, trainable) for trainable in trainables):
             raise _no_plain_noise(type(parts.direction).__name__, "its directions are more than one draw of noise")
 

@@ -1,6 +1,7 @@
 """The running diagonal of the Hessian: its mean increments, where it settles, and what float32 keeps of it."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from foretune.errors import IncompatibleError, UsageError
 from foretune.estimators import SecondDifference, TwoSided
 from foretune.noise import Noise, Purpose
 from foretune.optimizer import Optimizer
-from foretune.spaces import LowRank
+from foretune.schedules import RandomGroups
+from foretune.spaces import LowRank, Masked
 from foretune.types import TensorState
 from promised import run
 from toys import Quadratic, assert_mean, trainables_of
@@ -132,6 +134,13 @@ def test_a_new_basis_keeps_h() -> None:
 def test_an_estimator_without_curvature_is_refused_by_name() -> None:
     with pytest.raises(IncompatibleError, match=r"HessianScaled cannot be combined with TwoSided.*SecondDifference"):
         Optimizer(Quadratic({"a": (2,)}), direction=HessianScaled(), estimator=TwoSided(), lr=0.1)
+
+
+@pytest.mark.parametrize("parts", [{"space": Masked()}, {"schedule": RandomGroups()}])
+def test_masks_are_refused_by_name(parts: dict[str, Any]) -> None:
+    (name,) = (type(part).__name__ for part in parts.values())
+    with pytest.raises(IncompatibleError, match=rf"HessianScaled cannot be combined with {name}: entries that rest"):
+        Optimizer(Quadratic({"a": (2,)}), direction=HessianScaled(), estimator=SecondDifference(), lr=0.1, **parts)
 
 
 def test_settings_out_of_range_are_named() -> None:

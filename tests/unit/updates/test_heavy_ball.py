@@ -153,7 +153,7 @@ def test_what_cannot_be_regenerated_is_refused_by_name() -> None:
     update = HeavyBall(num_terms=5)
     with pytest.raises(IncompatibleError, match=r"num_terms cannot be combined with LowRank.*num_terms=None"):
         build(Net(), update, space=LowRank())
-    with pytest.raises(IncompatibleError, match=r"cannot be combined with Striped: its mask changes"):
+    with pytest.raises(IncompatibleError, match=r"cannot be combined with Striped: its masks change"):
         build(Net(), update, space=Striped())
     with pytest.raises(IncompatibleError, match=r"cannot be combined with MaskedLater: its masks change"):
         build(Net(), update, schedule=MaskedLater(first=0))
