@@ -47,10 +47,7 @@ class Adam(AbstractUpdate):
 
     def __post_init__(self) -> None:
         check_weight_decay(self.weight_decay)
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise UsageError(f"betas must be two numbers in [0, 1), got {self.betas}.")
-        if not (self.eps > 0 and math.isfinite(self.eps)):
-            raise UsageError(f"eps must be positive and finite, got {self.eps}.")
+        check_betas(self.betas, self.eps)
 
     def check(self, parts: Parts, trainables: Sequence[Trainable]) -> None:
         """Refuse coupled decay in a space whose coordinates are not the weights."""
@@ -86,3 +83,15 @@ class Adam(AbstractUpdate):
         have the same scale in every basis, so the old mean squares are the best guess of the new ones.
         """
         return {**tensors, "first_moment": transport(tensors["first_moment"])}
+
+
+def check_betas(betas: Sequence[float], eps: float) -> None:
+    """Refuse decay rates outside of [0, 1) and a denominator that can vanish.
+
+    Raises:
+        UsageError: naming the setting and its value.
+    """
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise UsageError(f"betas must be two numbers in [0, 1), got {betas}.")
+    if not (eps > 0 and math.isfinite(eps)):
+        raise UsageError(f"eps must be positive and finite, got {eps}.")

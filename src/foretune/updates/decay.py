@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from foretune.errors import IncompatibleError, UsageError
@@ -9,13 +10,13 @@ from foretune.types import Combination, Parts, Trainable, UpdateContext
 
 
 def check_weight_decay(weight_decay: float) -> None:
-    """Refuse a negative weight decay.
+    """Refuse a weight decay that is negative or not finite.
 
     Raises:
         UsageError: naming the value.
     """
-    if not weight_decay >= 0:
-        raise UsageError(f"weight_decay must be 0 or more, got {weight_decay}.")
+    if not 0 <= weight_decay < math.inf:
+        raise UsageError(f"weight_decay must be 0 or more and finite, got {weight_decay}.")
 
 
 def check_coupled_decay(weight_decay: float, parts: Parts, trainables: Sequence[Trainable]) -> None:

@@ -47,7 +47,7 @@ def test_the_mask() -> None:
 
 
 @pytest.mark.parametrize("update", [SGD, Momentum])
-@pytest.mark.parametrize("value", [-0.1, float("nan")])
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
 def test_a_decay_out_of_range_is_named(update: type, value: float) -> None:
-    with pytest.raises(UsageError, match=f"weight_decay must be 0 or more, got {value}"):
+    with pytest.raises(UsageError, match=f"weight_decay must be 0 or more and finite, got {value}"):
         update(weight_decay=value)

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from foretune.methods.first_order.base import BASELINES, AbstractFirstOrder, check_betas
+from foretune.methods.first_order.base import BASELINES, AbstractFirstOrder
+from foretune.updates.adam import check_betas
 
 
 @BASELINES.register("adam")

@@ -58,16 +58,4 @@ class AbstractFirstOrder(AbstractRecipe):
                 raise UsageError(f"{name} must be 0 or more and finite, got {value}.")
 
 
-def check_betas(betas: Sequence[float], eps: float) -> None:
-    """Refuse decay rates outside of [0, 1) and a denominator that can vanish.
-
-    Raises:
-        UsageError: naming the setting and its value.
-    """
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise UsageError(f"betas must be two numbers in [0, 1), got {betas}.")
-    if not (eps > 0 and math.isfinite(eps)):
-        raise UsageError(f"eps must be positive and finite, got {eps}.")
-
-
 BASELINES = RECIPES.of(AbstractFirstOrder)
