@@ -181,7 +181,7 @@ class Optimizer(torch.optim.Optimizer):
         self._begin_epoch()
         blocks = self._blocks(self.num_steps)
         estimates = list(self._moved)
-        watch = self.parts.schedule.observe(self.num_steps, self.model, self.trainables)
+        watch = self.parts.schedule.observe(self.num_steps, self.model, self.tensor_states)
         with self.engine.session(), watch as observed:
             for index, block in list(enumerate(blocks))[len(estimates) :]:
                 self._refresh(block)
@@ -280,6 +280,16 @@ class Optimizer(torch.optim.Optimizer):
         self._pending = None
         with hold_interrupts():
             self._apply(record)
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def report(self, metric: float) -> None:
+        """Tell the schedule a metric of the current weights on dev rows, the smaller the better.
+
+        Few schedules listen (`follows_metrics`), to whom it is reported after each evaluation, as `ZOTrainer` does. A
+        replay does without: what a schedule makes of it joins the records of the steps.
+        """
+        self.parts.schedule.report(float(metric), self.tensor_states)
 
     @torch.inference_mode(False)  # state made by a caller in inference mode could not be changed outside of it
     @torch.no_grad()
@@ -485,7 +495,7 @@ class Optimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned; tensors are copied to each parameter's device.
+        """Restore what `state_dict` returned; tensors are copied to each parameter's device, facts to the CPU.
 
         Raises:
             IncompatibleError: the state is of a model with other trainable tensors.
@@ -502,8 +512,12 @@ class Optimizer(torch.optim.Optimizer):
         for trainable, state in self.tensor_states.items():
             saved = state_dict["state"][trainable.name]
             state.num_updates, state.epoch = int(saved["num_updates"]), int(saved["epoch"])
-            device = trainable.parameter.device
-            state.tensors = {name: tensor.to(device, copy=True) for name, tensor in saved["tensors"].items()}
+            # what a space decides by is read at every perturbation, and an accelerator would have to be waited for
+            device = dict.fromkeys(self.parts.space.state_names, torch.device("cpu"))
+            state.tensors = {
+                name: tensor.to(device.get(name, trainable.parameter.device), copy=True)
+                for name, tensor in saved["tensors"].items()
+            }
         self._moved, self._pending = [], None
 
 

@@ -309,7 +309,7 @@ class AbstractSpace(AbstractPart):
     masks: ClassVar[bool] = False
     """Whether `mask` leaves entries out."""
     state_names: ClassVar[tuple[str, ...]] = ()
-    """Names of what the space itself keeps in the states: facts about an epoch, never transported."""
+    """Names of what the space itself keeps in the states: facts about an epoch, never transported, on the CPU."""
 
     @abc.abstractmethod
     def coordinate_shape(self, trainable: Trainable) -> tuple[int, ...]:
@@ -495,8 +495,19 @@ class AbstractSchedule(AbstractPart):
         A pure function of its arguments: it is asked again when the update is made and when a run is replayed.
         """
 
+    @property
+    def follows_metrics(self) -> bool:
+        """Whether `report` matters, so that a run has to evaluate."""
+        return False
+
+    def report(self, metric: float, states: Mapping[Trainable, TensorState]) -> None:
+        """Note in the states a metric of the current weights on dev rows, the smaller the better.
+
+        Records of steps do not hold it: what follows from it for an update has to join the step's observation.
+        """
+
     def observe(
-        self, step: int, model: nn.Module, trainables: Sequence[Trainable]
+        self, step: int, model: nn.Module, states: Mapping[Trainable, TensorState]
     ) -> AbstractContextManager[Callable[[], bytes]]:
         """Watch the forwards of a step; the context yields a function that says what was seen.
 

@@ -98,7 +98,7 @@ class Masked(AbstractSpace):
                 setting = shared
             else:
                 setting = _quantile(theta.flatten().to(trainable.compute_dtype).abs(), self._fraction_below)
-            state.tensors[_STATE] = torch.tensor(setting, dtype=trainable.compute_dtype, device=theta.device)
+            state.tensors[_STATE] = torch.tensor(setting, dtype=trainable.compute_dtype)
 
     def mask(self, trainable: Trainable, state: TensorState, *, seed: int, epoch: int) -> Mask | None:
         """Return the tensor's mask in this epoch; None where everything moves."""
