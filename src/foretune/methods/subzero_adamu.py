@@ -18,6 +18,7 @@ from foretune.types import Parts
 from foretune.updates import SGD, AdaMU
 
 VMode = Literal["none", "core"]
+_OF_THE_DIVISION = ("beta2_target", "phi_beta2", "sigma")
 
 
 @METHODS.register("subzero_adamu", aliases=("subzo_adamu",))
@@ -109,8 +110,12 @@ class SubZOAdaMUMethod(AbstractMethod):
         """Orthonormal x MomentumGuided x TwoSided x (SGD or AdaMU) x Whole."""
         if self.v_mode not in get_args(VMode):
             raise UsageError(f"Unknown v_mode {self.v_mode!r}.{near_misses(str(self.v_mode), get_args(VMode))}")
+        divides = self.v_mode == "core" or self.vector_adamu
+        for name in () if divides else _OF_THE_DIVISION:
+            if getattr(self, name) != getattr(type(self), name):
+                raise UsageError(f"{name} would have no effect: nothing is divided. Drop it, or set v_mode='core'.")
         t1, t2, t3 = annealing_times(self.total_steps, self.t1, self.t2, self.t3)
-        if self.v_mode == "core" or self.vector_adamu:
+        if divides:
             update = AdaMU(sigma=self.sigma, weight_decay=self.weight_decay, vectors_only=self.v_mode == "none")
         else:
             update = SGD(weight_decay=self.weight_decay)

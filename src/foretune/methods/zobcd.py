@@ -18,7 +18,12 @@ _LR_MULT = {"supplement": (1.0, 2.0), "code": (0.5, 1.0)}  # of A and of B
 _STEPS = ("bcd_steps_a", "bcd_steps_b")
 _STDS = ("bcd_std_a", "bcd_std_b")
 _LRS = ("bcd_lr_mult_a", "bcd_lr_mult_b")
-_WITHOUT_EFFECT = {"full": (), "s1": (*_STDS, *_LRS), "s2": (*_STEPS, *_STDS), "s3": (*_STEPS, *_LRS)}
+_WITHOUT_EFFECT = {
+    "full": (),
+    "s1": (*_STDS, *_LRS, "preset"),
+    "s2": (*_STEPS, *_STDS),
+    "s3": (*_STEPS, *_LRS, "preset"),
+}
 
 
 @METHODS.register("zobcd", aliases=("lora_bcd", "zo_lora_bcd"))

@@ -47,6 +47,8 @@ def test_defaults_and_names() -> None:
     assert (parts.space.rank, parts.space.interval) == (8, 2000)
     assert make_method("subzero_adamu", {"v_mode": "core"}).parts().update == AdaMU()
     assert make_method("subzero_adamu", {"vector_adamu": True}).parts().update == AdaMU(vectors_only=True)
+    with pytest.raises(UsageError, match=r"beta2_target would have no effect.*v_mode='core'"):
+        make_method("subzero_adamu", {"beta2_target": 0.1})
     with pytest.raises(UsageError, match=r"Unknown v_mode 'cores'\. Did you mean: core"):
         make_method("subzero_adamu", {"v_mode": "cores"})
 

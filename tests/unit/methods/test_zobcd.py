@@ -50,6 +50,7 @@ def test_variants_are_parts_of_the_method() -> None:
         ({"zobcd_variant": "s1", "bcd_std_a": 0.7}, "bcd_std_a would have no effect with zobcd_variant='s1'"),
         ({"zobcd_variant": "s2", "bcd_steps_a": 7}, "bcd_steps_a would have no effect with zobcd_variant='s2'"),
         ({"zobcd_variant": "s3", "bcd_lr_mult_b": 7.0}, "bcd_lr_mult_b would have no effect with zobcd_variant='s3'"),
+        ({"zobcd_variant": "s1", "preset": "code"}, "preset would have no effect with zobcd_variant='s1'"),
         ({"zobcd_variant": "s4"}, r"Unknown zobcd_variant 's4'.*Available: full, s1, s2, s3"),
         ({"preset": "paper"}, r"Unknown preset 'paper'.*Available: code, supplement"),
         ({"bcd_lr_mult_a": 0.0}, "lr_scale_a must be positive and finite, got 0.0"),
