@@ -13,10 +13,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from foretune.hybrid import Hybrid as Hybrid
     from foretune.optimizer import Optimizer as Optimizer
     from foretune.trainer import Diagnostics as Diagnostics
     from foretune.trainer import FOTrainer as FOTrainer
     from foretune.trainer import FOTrainingArguments as FOTrainingArguments
+    from foretune.trainer import HybridTrainer as HybridTrainer
+    from foretune.trainer import HybridTrainingArguments as HybridTrainingArguments
     from foretune.trainer import ZOTrainer as ZOTrainer
     from foretune.trainer import ZOTrainingArguments as ZOTrainingArguments
 
@@ -30,8 +33,18 @@ __version__ = version("foretune")
 
 _HOMES = {
     "Optimizer": "foretune.optimizer",
+    "Hybrid": "foretune.hybrid",
     **dict.fromkeys(
-        ("Diagnostics", "FOTrainer", "FOTrainingArguments", "ZOTrainer", "ZOTrainingArguments"), "foretune.trainer"
+        (
+            "Diagnostics",
+            "FOTrainer",
+            "FOTrainingArguments",
+            "HybridTrainer",
+            "HybridTrainingArguments",
+            "ZOTrainer",
+            "ZOTrainingArguments",
+        ),
+        "foretune.trainer",
     ),
     **dict.fromkeys(("Identity", "LowRank", "Masked", "OneSidedOrthonormal", "Orthonormal"), "foretune.spaces"),
     **dict.fromkeys(

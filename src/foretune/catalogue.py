@@ -12,7 +12,15 @@ import torch
 from torch import nn
 
 from foretune.errors import UsageError
-from foretune.methods import RECIPES, AbstractFirstOrder, AbstractMethod, AbstractRecipe, make_recipe, option_help
+from foretune.methods import (
+    RECIPES,
+    AbstractFirstOrder,
+    AbstractMethod,
+    AbstractRecipe,
+    HybridRecipe,
+    make_recipe,
+    option_help,
+)
 from foretune.optimizer import state_bytes
 from foretune.parameters import collect_trainables
 from foretune.types import Parts, Trainable
@@ -38,7 +46,7 @@ class Entry:
 
     Attributes:
         name: Registered name.
-        class_name: Name of the optimizer class; None for first-order baselines, whose optimizer is torch's.
+        class_name: Name of the optimizer class; None where it is torch's (first-order baselines) or takes two (hybrid).
         aliases: Spellings of published code that are understood.
         family: Heading it stands under.
         paper: Title and arXiv number.
@@ -84,7 +92,7 @@ def entry(name: str) -> Entry:
         UsageError: no such method; near misses are suggested.
     """
     recipe = RECIPES.get(name)
-    typical = _typical(name)
+    forwards, backwards = _passes(_typical(name))
     text = inspect.cleandoc(recipe.__doc__ or "")
     description, sections = _sections(text)
     texts = option_help(recipe)
@@ -97,8 +105,8 @@ def entry(name: str) -> Entry:
         family=recipe.family,
         paper=recipe.paper,
         schemes=recipe.schemes,
-        num_forwards=num_forwards(typical.parts(), adapter_pair()) if isinstance(typical, AbstractMethod) else 1,
-        num_backwards=1 if isinstance(typical, AbstractFirstOrder) else 0,
+        num_forwards=forwards,
+        num_backwards=backwards,
         description=description,
         notes=sections.get("References", ""),
         options=options,
@@ -111,9 +119,19 @@ def num_forwards(parts: Parts, trainables: Sequence[Trainable]) -> int:
     return len(blocks) * (parts.estimator.num_forwards + parts.update.num_trials)
 
 
+def _passes(recipe: AbstractRecipe) -> tuple[int, int]:
+    """Return the forwards and backwards of a step."""
+    if isinstance(recipe, AbstractMethod):
+        return num_forwards(recipe.parts(), adapter_pair()), 0
+    shared = _passes(recipe.zo)[0] if isinstance(recipe, HybridRecipe) else 0
+    return shared + 1, 1
+
+
 def num_state_bytes(name: str, trainables: Sequence[Trainable]) -> int:
-    """Return the bytes of optimizer state that a method or baseline keeps for these tensors."""
+    """Return the bytes of optimizer state that a method or baseline keeps for these tensors, a hybrid at most."""
     recipe = _typical(name)
+    if isinstance(recipe, HybridRecipe):
+        recipe = recipe.fo
     if isinstance(recipe, AbstractFirstOrder):
         sizes = (trainable.parameter.numel() * trainable.parameter.itemsize for trainable in trainables)
         return recipe.num_state_tensors * sum(sizes)

@@ -86,7 +86,7 @@ def test_it_cannot_be_replayed_and_says_so_in_a_line(train_words, tmp_path, caps
     capsys.readouterr()
     assert main(["replay", str(tmp_path / "run"), "-o", str(tmp_path / "again")]) == 2
     message = capsys.readouterr().err
-    assert "cannot be replayed: it is a first-order run" in message
+    assert "cannot be replayed: it is a run of 'sgd'" in message
     assert len(message.splitlines()) == 1
     assert not (tmp_path / "again").exists()
 
@@ -95,7 +95,7 @@ def test_the_two_kinds_do_not_share_a_folder(train_words, tmp_path, capsys):
     assert main([*train_words, "--method", "sgd"]) == 0
     capsys.readouterr()
     assert main([*train_words, "--resume"]) == 2
-    assert "holds a first-order run (run.json)" in capsys.readouterr().err
+    assert "holds a run of 'sgd' (run.json)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_the_two_kinds_do_not_share_a_folder(train_words, tmp_path, capsys):
         ("--method sgd --method.max_grad_norm -1", "max_grad_norm must be 0 or more"),
         ("--method sgd --engine layerwise", "--engine layerwise: 'sgd' is a first-order baseline"),
         ("--method sgd --zo-eps 1e-3", "Method 'sgd' has no option 'zo_eps'"),
-        ("--method sgd --space low_rank", "Unknown option --space"),
+        ("--method sgd --space low_rank", "--space low_rank: 'sgd' is not made of parts"),
     ],
 )
 def test_options_are_checked_as_those_of_methods_are(train_words, capsys, words, part):

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from foretune.errors import UsageError
-from foretune.trainer.first_order import RUN_NAME
+from foretune.trainer.checkpoint import read_json
+from foretune.trainer.snapshots import RUN_NAME
 from foretune.trainer.trainer import JOURNAL_NAME
 
 RESULTS_NAME = "results.json"
@@ -16,13 +17,13 @@ CONFIG_NAME = "config.yaml"
 FINAL_NAME = "final"
 
 
-def check_output(output: Path, *, resume: bool, is_first_order: bool) -> None:
+def check_output(output: Path, *, resume: bool, has_journal: bool) -> None:
     """Refuse an output folder that holds another run, or that cannot be written.
 
     Args:
         output: The folder.
         resume: Whether a run in it may be gone on with.
-        is_first_order: Of which kind that run would have to be.
+        has_journal: Whether that run would have to be one with a journal.
     Raises:
         UsageError: naming the folder and what would be right.
     """
@@ -31,13 +32,18 @@ def check_output(output: Path, *, resume: bool, is_first_order: bool) -> None:
     taken = [name for name in (JOURNAL_NAME, RUN_NAME, RESULTS_NAME) if (output / name).exists()]
     if taken and not resume:
         raise UsageError(f"--output {output} holds a run already ({taken[0]}): add --resume or choose another folder.")
-    foreign = JOURNAL_NAME if is_first_order else RUN_NAME
+    foreign = RUN_NAME if has_journal else JOURNAL_NAME
     if foreign in taken:
-        kind = "zeroth-order" if is_first_order else "first-order"
-        raise UsageError(f"--output {output} holds a {kind} run ({foreign}): choose another folder.")
+        kind = f"run of '{recorded_method(output)}'" if has_journal else "zeroth-order run"
+        raise UsageError(f"--output {output} holds a {kind} ({foreign}): choose another folder.")
     existing = next(path for path in (output, *output.absolute().parents) if path.exists())
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UsageError(f"--output {output}: {existing} is not writable.")
+
+
+def recorded_method(output: Path) -> str:
+    """Return the name of the method of a run without a journal."""
+    return read_json(output / RUN_NAME)["method"]["name"]
 
 
 def make_output(output: Path) -> None:

@@ -11,8 +11,8 @@ from foretune.methods import make_method
 from foretune.optimizer import Optimizer
 from foretune.runs.config import ReplayConfig
 from foretune.runs.loading import load_model, load_tokenizer, resolve_device, resolve_dtype
-from foretune.runs.output import FINAL_NAME
-from foretune.trainer.first_order import RUN_NAME
+from foretune.runs.output import FINAL_NAME, recorded_method
+from foretune.trainer.snapshots import RUN_NAME
 from foretune.trainer.trainer import JOURNAL_NAME
 
 
@@ -27,8 +27,8 @@ def replay_run(config: ReplayConfig) -> int:
     path = Path(config.run)
     if (path / RUN_NAME).is_file():
         raise UsageError(
-            f"{path} cannot be replayed: it is a first-order run, which keeps no journal of its gradients. Its model "
-            f"is {path / FINAL_NAME}, and --resume goes on with it from its checkpoints."
+            f"{path} cannot be replayed: it is a run of '{recorded_method(path)}', whose gradients no journal keeps. "
+            f"Its model is {path / FINAL_NAME}, and --resume goes on with it from its checkpoints."
         )
     journal = Journal.read(path / JOURNAL_NAME if path.is_dir() else path)
     header = journal.header

@@ -17,7 +17,7 @@ from foretune.adapters import AbstractTuning, make_tuning
 from foretune.composition import AXES
 from foretune.evaluation import evaluate_classification
 from foretune.journal import check_header
-from foretune.methods import RECIPES, AbstractFirstOrder, AbstractRecipe, make_recipe
+from foretune.methods import RECIPES, AbstractMethod, AbstractRecipe, make_recipe
 from foretune.objectives import (
     ClassificationObjective,
     EncodedExample,
@@ -40,7 +40,9 @@ from foretune.runs.output import (
 )
 from foretune.runs.trainers import SELECTION_METRIC, trainer_class, training_arguments
 from foretune.tasks import TaskData, load_task_data
-from foretune.trainer import Diagnostics, FOTrainer, FOTrainingArguments, ZOTrainer, ZOTrainingArguments
+from foretune.trainer import Diagnostics, ZOTrainer
+from foretune.trainer.arguments import RunArguments
+from foretune.trainer.snapshots import SnapshotTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +75,7 @@ def train(config: TrainConfig, callbacks: Sequence[TrainerCallback] = ()) -> dic
     recipe = make_recipe(config.method["name"], config.method_options, total_steps=config.steps, tuning=tuning.name)
     _warn_of_defaults(config, recipe, tuning)
     output = Path(config.output)
-    check_output(output, resume=config.resume, is_first_order=isinstance(recipe, AbstractFirstOrder))
+    check_output(output, resume=config.resume, has_journal=isinstance(recipe, AbstractMethod))
     if config.resume and (output / RESULTS_NAME).exists():
         undecided = {"dtype"} if config.dtype == "auto" else set()
         results = read_results(output)
@@ -95,8 +97,9 @@ def train(config: TrainConfig, callbacks: Sequence[TrainerCallback] = ()) -> dic
     loaded = _load(config, data, tuning)
     resolved = _resolve(config, recipe, tuning, loaded.dtype)
     (output / CONFIG_NAME).write_text(yaml.safe_dump(resolved, sort_keys=False))
-    zero_shot = loaded.score(loaded.test, loaded.base)  # with LoRA the base holds an adapter that adds nothing yet
     trainer = _make_trainer(config, arguments, loaded, resolved, callbacks)
+    trainer.create_optimizer()  # refuses what cannot work on this model, before anything is evaluated
+    zero_shot = loaded.score(loaded.test, loaded.base)  # with LoRA the base holds an adapter that adds nothing yet
     clock = StepClock(lambda step: trainer.repeats_step or bool(config.diagnostics and step % config.diagnostics == 0))
     trainer.add_callback(clock)
     trainer.train(resume_from_checkpoint=config.resume)
@@ -189,11 +192,11 @@ def _load(config: TrainConfig, data: TaskData, tuning: AbstractTuning) -> _Loade
 
 def _make_trainer(
     config: TrainConfig,
-    arguments: ZOTrainingArguments | FOTrainingArguments,
+    arguments: RunArguments,
     loaded: _Loaded,
     resolved: dict[str, Any],
     callbacks: Sequence[TrainerCallback],
-) -> ZOTrainer | FOTrainer:
+) -> ZOTrainer | SnapshotTrainer:
     objective = ClassificationObjective(find_tied_head(loaded.model))
     trainer = trainer_class(arguments)(
         loaded.model,
@@ -218,7 +221,7 @@ def _make_trainer(
     return trainer
 
 
-def _selection(config: TrainConfig, trainer: ZOTrainer | FOTrainer, *, has_dev: bool) -> dict[str, Any]:
+def _selection(config: TrainConfig, trainer: ZOTrainer | SnapshotTrainer, *, has_dev: bool) -> dict[str, Any]:
     """Say which step's model is the final one, and why."""
     if not has_dev:
         return {"step": config.steps, "selected_by": "last step (no dev rows)"}

@@ -7,18 +7,32 @@ from typing import Any
 import torch
 
 from foretune.errors import UsageError
-from foretune.methods import AbstractFirstOrder, AbstractRecipe
+from foretune.methods import AbstractFirstOrder, AbstractRecipe, HybridRecipe
 from foretune.runs.config import TrainConfig
 from foretune.runs.loading import resolve_device
-from foretune.trainer import FOTrainer, FOTrainingArguments, ZOTrainer, ZOTrainingArguments
+from foretune.trainer import (
+    FOTrainer,
+    FOTrainingArguments,
+    HybridTrainer,
+    HybridTrainingArguments,
+    ZOTrainer,
+    ZOTrainingArguments,
+)
+from foretune.trainer.arguments import RunArguments
+from foretune.trainer.snapshots import SnapshotTrainer
 
 SELECTION_METRIC = "eval_loss"
 """The dev metric whose best evaluation gives the final model, as in the published large-model runs."""
 
 
-def training_arguments(
-    config: TrainConfig, recipe: AbstractRecipe, *, has_dev: bool
-) -> ZOTrainingArguments | FOTrainingArguments:
+_TRAINERS: dict[type[RunArguments], type[ZOTrainer] | type[SnapshotTrainer]] = {
+    ZOTrainingArguments: ZOTrainer,
+    FOTrainingArguments: FOTrainer,
+    HybridTrainingArguments: HybridTrainer,
+}
+
+
+def training_arguments(config: TrainConfig, recipe: AbstractRecipe, *, has_dev: bool) -> RunArguments:
     """Return the arguments of a run; their class decides about the trainer.
 
     Raises:
@@ -52,6 +66,8 @@ def training_arguments(
         "disable_tqdm": True,
         "report_to": "none",
     }
+    if isinstance(recipe, HybridRecipe):
+        return HybridTrainingArguments(**shared, engine=config.engine)
     if not isinstance(recipe, AbstractFirstOrder):
         return ZOTrainingArguments(**shared, engine=config.engine)
     if config.engine != "auto":
@@ -62,6 +78,6 @@ def training_arguments(
     return FOTrainingArguments(**shared)
 
 
-def trainer_class(arguments: ZOTrainingArguments | FOTrainingArguments) -> type[ZOTrainer] | type[FOTrainer]:
+def trainer_class(arguments: RunArguments) -> type[ZOTrainer] | type[SnapshotTrainer]:
     """Return the trainer of these arguments."""
-    return FOTrainer if isinstance(arguments, FOTrainingArguments) else ZOTrainer
+    return _TRAINERS[type(arguments)]

@@ -32,6 +32,16 @@ def natural_order(path: Sequence[str]) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in path]
 
 
+def layer_paths(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return for each tensor the path of the layer it belongs to, empty outside of any layer.
+
+    Args:
+        names: Canonical names of all tensors of a model, frozen ones included: siblings tell what a layer is.
+    """
+    paths = [module_path(name) for name in names]
+    return [path[:length] for path, length in zip(paths, _layer_lengths(paths), strict=True)]
+
+
 @lru_cache(maxsize=8)
 def partition(names: tuple[str, ...], level: Level) -> tuple[tuple[int, ...], ...]:
     """Part tensors into blocks of modules, by their names.

@@ -13,8 +13,17 @@ from transformers.trainer_utils import HubStrategy, SchedulerType
 
 from foretune.engine import ENGINES, EngineName
 from foretune.errors import UsageError, near_misses
-from foretune.methods import BASELINES, AbstractFirstOrder, AbstractMethod, make_method
+from foretune.methods import (
+    BASELINES,
+    HYBRIDS,
+    AbstractFirstOrder,
+    AbstractMethod,
+    AbstractRecipe,
+    HybridRecipe,
+    make_method,
+)
 from foretune.methods.recipe import build
+from foretune.registry import RegistryPart
 
 _FEEDBACK_SCHEDULERS = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
 
@@ -31,13 +40,15 @@ _FIXED = {
     "ignore_data_skip": "a resumed run would see other rows",
     "restore_callback_states_from_checkpoint": "a resumed run would stop at another step",
 }
+_OFF_IN_EVAL_MODE = "losses are measured in eval mode, in which it is off"
 _FIXED_WITHOUT_GRADIENT = {
     "max_grad_norm": "there is no gradient to clip",
     "fp16": "it scales gradients, of which there are none; load the model in float16 instead",
     "gradient_checkpointing": "there is no backward pass to save memory for",
     "activation_checkpointing": "there is no backward pass to save memory for",
-    "neftune_noise_alpha": "losses are measured in eval mode, in which it is off",
+    "neftune_noise_alpha": _OFF_IN_EVAL_MODE,
 }
+_FIXED_WITH_GRADIENT = {"fp16": "the state of its loss scaler would not be resumed; use bf16"}
 
 
 @dataclass
@@ -138,8 +149,7 @@ class ZOTrainingArguments(RunArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.engine not in ENGINES:
-            raise UsageError(f"Unknown engine {self.engine!r}.{near_misses(self.engine, ENGINES)}")
+        _check_engine(self.engine)
         total_steps = self.max_steps if self.max_steps > 0 else None
         self._method = make_method(self.method, self._options(), total_steps=total_steps)
         self.learning_rate = self._method.lr
@@ -151,7 +161,31 @@ class ZOTrainingArguments(RunArguments):
 
 
 @dataclass
-class FOTrainingArguments(RunArguments):
+class GradientArguments(RunArguments):
+    """What the arguments of runs with backpropagation share: `max_grad_norm` is a setting of the recipe."""
+
+    _recipes: ClassVar[RegistryPart[Any]]
+
+    # pyrefly: ignore[bad-override-mutable-attribute]
+    max_grad_norm: float | None = field(default=None, metadata={"help": "Set by the method's own setting."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._recipe = build(self._recipes.get(self.method), self._options())
+        self._recipe.check()
+        self.learning_rate = self._recipe.lr
+        if self.max_grad_norm not in (None, self._recipe.max_grad_norm):
+            raise UsageError("Give max_grad_norm in method_options: it is a setting of the method.")
+        self.max_grad_norm = self._recipe.max_grad_norm
+
+    @property
+    def recipe(self) -> AbstractRecipe:
+        """The method or baseline with its settings."""
+        return self._recipe
+
+
+@dataclass
+class FOTrainingArguments(GradientArguments):
     """Arguments of a first-order run; everything else is as in transformers.
 
     What differs is what differs for `ZOTrainingArguments`; `max_grad_norm` is the baseline's.
@@ -166,25 +200,56 @@ class FOTrainingArguments(RunArguments):
     """
 
     _kind: ClassVar[str] = "first-order"
-    _fixed: ClassVar[Mapping[str, str]] = {
-        **_FIXED,
-        "fp16": "the state of its loss scaler would not be resumed; use bf16",
-    }
+    _fixed: ClassVar[Mapping[str, str]] = {**_FIXED, **_FIXED_WITH_GRADIENT}
+    _recipes: ClassVar[RegistryPart[AbstractFirstOrder]] = BASELINES
 
     method: str = field(default="adamw", metadata={"help": "First-order baseline."})
-    # pyrefly: ignore[bad-override-mutable-attribute]
-    max_grad_norm: float | None = field(default=None, metadata={"help": "Set by the baseline's own setting."})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._recipe = build(BASELINES.get(self.method), self._options())
-        self._recipe.check()
-        self.learning_rate = self._recipe.lr
-        if self.max_grad_norm not in (None, self._recipe.max_grad_norm):
-            raise UsageError("Give max_grad_norm in method_options: it is a setting of the baseline.")
-        self.max_grad_norm = self._recipe.max_grad_norm
 
     @property
     def recipe(self) -> AbstractFirstOrder:
         """The baseline with its settings."""
         return self._recipe
+
+
+@dataclass
+class HybridTrainingArguments(GradientArguments):
+    """Arguments of a hybrid run; everything else is as in transformers.
+
+    What differs is what differs for `ZOTrainingArguments`; `max_grad_norm` is the method's.
+
+    Args:
+        method: Name of the method, hybrid.
+        method_options: Settings of the method (hybrid_zo_layers, fo_lr, ...), except its lr; a JSON string on a
+            command line.
+        engine: How perturbed losses are evaluated: auto, layerwise or in_place.
+    Raises:
+        UsageError: an unknown option or engine; a value out of range; a setting of transformers that has no effect or
+            no exact resume here.
+    """
+
+    _kind: ClassVar[str] = "hybrid"
+    _fixed: ClassVar[Mapping[str, str]] = {
+        **_FIXED,
+        **_FIXED_WITH_GRADIENT,
+        "gradient_checkpointing": _OFF_IN_EVAL_MODE,
+        "activation_checkpointing": _OFF_IN_EVAL_MODE,
+        "neftune_noise_alpha": _OFF_IN_EVAL_MODE,
+    }
+    _recipes: ClassVar[RegistryPart[HybridRecipe]] = HYBRIDS
+
+    method: str = field(default="hybrid", metadata={"help": "Hybrid method."})
+    engine: EngineName = field(default="auto", metadata={"help": "auto, layerwise or in_place."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_engine(self.engine)
+
+    @property
+    def recipe(self) -> HybridRecipe:
+        """The method with its settings."""
+        return self._recipe
+
+
+def _check_engine(engine: str) -> None:
+    if engine not in ENGINES:
+        raise UsageError(f"Unknown engine {engine!r}.{near_misses(engine, ENGINES)}")

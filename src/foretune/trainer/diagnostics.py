@@ -43,11 +43,12 @@ class Diagnostics(TrainerCallback):
 
     The last four are about the tensors that move at the step. They are left out, and one warning says so, where they
     cannot be had: more than `max_elements` trained numbers, a schedule whose blocks are measured at different weights,
-    a loss without a gradient, or too little memory for one. First-order runs have none of the four (metrics.jsonl
-    holds their gradients' norm). Memory: a copy of the trained tensors; at these steps a gradient and the activations.
+    a loss without a gradient, or too little memory for one. Runs that follow gradients have none of the four
+    (metrics.jsonl holds the gradients' norm). Memory: a copy of the trained tensors; at these steps a gradient and
+    the activations.
 
     Args:
-        trainer: A `ZOTrainer` or `FOTrainer` whose training has not begun.
+        trainer: A trainer of this package whose training has not begun.
         interval: Steps between lines.
         max_elements: Trained numbers up to which gradient and distance are computed.
     Raises:

@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from foretune.errors import UsageError
-from foretune.methods import BASELINES, METHODS, RECIPES, make_method, make_recipe, option_help
+from foretune.methods import BASELINES, HYBRIDS, METHODS, RECIPES, make_method, make_recipe, option_help
 from foretune.parameters import collect_trainables
 from toys import Net
 
 
-def test_names_are_one_list_of_two_parts():
+def test_names_are_one_list_of_three_parts():
     assert set(BASELINES) == {"sgd", "adam", "adamw"}
-    assert set(RECIPES) == set(BASELINES) | set(METHODS)
+    assert set(RECIPES) == set(BASELINES) | set(METHODS) | set(HYBRIDS)
+    assert set(HYBRIDS) == {"hybrid"}
     assert not set(BASELINES) & set(METHODS)
 
 

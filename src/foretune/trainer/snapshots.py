@@ -1,0 +1,156 @@
+"""Runs that cannot be replayed: no journal, and an exact place to resume at in every checkpoint."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from foretune.errors import JournalError
+from foretune.journal import EvaluationRecord, check_header
+from foretune.journal.replay import threads_of
+from foretune.trainer import checkpoint as files
+from foretune.trainer.arguments import GradientArguments
+from foretune.trainer.base import METRICS_NAME, AbstractTrainer, Evaluator
+from foretune.trainer.metrics_log import AppendedLog
+from foretune.trainer.recovery import choose_checkpoint, clear_checkpoints, refuse_existing
+from foretune.trainer.step_loss import Objective, StepLoss
+
+RUN_NAME = "run.json"
+"""The settings of a run, as a journal's header has them."""
+
+
+class SnapshotTrainer(AbstractTrainer):
+    """A trainer whose steps follow gradients, which are nothing to write down: it resumes from snapshots.
+
+    ``train(resume_from_checkpoint=True)`` makes the steps behind the newest checkpoint again, with the same bits on a
+    CPU. The run's settings are in ``output_dir/run.json``.
+
+    Args:
+        model, args, ...: As in `transformers.Trainer`, except `model_init` and an optimizer.
+        objective: The loss, differentiable; None takes the model's own loss as `compute_loss` does.
+        evaluator: Replaces the evaluation loop: returns metrics of the model (without the ``eval_`` prefix).
+        run_info: JSON-able facts that join run.json and must be equal when the run is resumed, except those under
+            ``origin``.
+    Raises:
+        UsageError: `model_init` or an optimizer was given.
+    """
+
+    args: GradientArguments  # pyrefly: ignore[bad-override-mutable-attribute]
+    metrics_log: AppendedLog  # pyrefly: ignore[bad-override-mutable-attribute]
+    place_class: ClassVar[type[files.Place]] = files.LogPlace
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: GradientArguments,
+        *,
+        objective: Objective | None = None,
+        evaluator: Evaluator | None = None,
+        run_info: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._losses: list[float] = []  # of the steps that are in no line of the log yet
+        self._start = _BEGINNING
+        super().__init__(model, args, objective=objective, evaluator=evaluator, run_info=run_info, **kwargs)
+
+    # ---------------------------------------------------------------- one step
+
+    @abc.abstractmethod
+    def measure_loss(self, loss: StepLoss) -> float:
+        """Do what precedes the optimizer's step; return the loss."""
+
+    def measure(self, model: nn.Module, batches: list[Any], num_items: Tensor | int | None) -> float:
+        """Compute the loss and what the step needs."""
+        loss = self.measure_loss(self.step_loss(model, batches, num_items))
+        self._losses.append(loss)
+        return loss
+
+    def after_step(self) -> None:
+        """Nothing: the loss was noted when it was measured."""
+
+    @property
+    @abc.abstractmethod
+    def state_bytes(self) -> int:
+        """Bytes of state that is kept between steps; gradients come on top."""
+
+    # ---------------------------------------------------------------- logs and evaluation
+
+    def begin_logs(self) -> None:
+        """Set the logs to where the run stands."""
+        logged = [int(entry["step"]) for entry in self.state.log_history if "loss" in entry]
+        self._globalstep_last_logged = max(logged, default=0)
+        self._losses = list(self._start.unlogged)
+        self.metrics_log = AppendedLog(self._output_dir / METRICS_NAME, self._start.num_bytes)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Give the loss in full precision, as the mean over the steps since the last log, and write a line."""
+        if "loss" in logs and self._losses:
+            logs["loss"] = fmean(self._losses)
+            self._losses = []
+            line = {name: logs[name] for name in ("loss", "grad_norm", "learning_rate")}
+            self.metrics_log.add(self.state.global_step, line)
+        super().log(logs, start_time)
+
+    def _keep_evaluation(self, record: EvaluationRecord) -> None:
+        self.metrics_log.add(record.step, record.metrics)
+
+    # ---------------------------------------------------------------- the run: checkpoints, resume
+
+    # pyrefly: ignore[bad-override]
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Train; with ``resume_from_checkpoint=True`` go on at the newest checkpoint in `output_dir`.
+
+        A folder as `resume_from_checkpoint` goes back to that checkpoint; later ones are dropped.
+
+        Raises:
+            JournalError: the folder holds a run and no resume was asked for; or one of other settings, each of
+                which is named.
+            UsageError: the folder to go back to is no whole checkpoint of this run.
+        """
+        self.create_optimizer()  # refuses what cannot work before the folder is a run's
+        path = self._output_dir / RUN_NAME
+        chosen = None if isinstance(resume_from_checkpoint, bool | None) else Path(resume_from_checkpoint)
+        header = {
+            "method": self.args.recipe.describe(),
+            "seed": self.args.seed,
+            "num_threads": torch.get_num_threads(),
+            **self._header(),
+        }
+        folder = None
+        if resume_from_checkpoint and path.exists():
+            begun = files.read_json(path)
+            check_header(begun, header, ignore=("foretune_version", "num_threads", "origin"))
+            header = begun
+            folder = choose_checkpoint(self._output_dir, chosen)
+            clear_checkpoints(self._output_dir, folder, goes_back=chosen is not None)
+        else:
+            refuse_existing(path, resume=resume_from_checkpoint, what="settings file")
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if folder is None and self.state.global_step:
+            raise JournalError(
+                f"This trainer's model has made {self.state.global_step} steps, and there is no checkpoint to go back "
+                "to: load the base model again and make a new trainer."
+            )
+        files.write_json(path, header)
+        self._start = _BEGINNING if folder is None else files.LogPlace.load(folder)
+        self._micro_batches.clear()
+        self.model.zero_grad()
+        try:
+            with threads_of(header):
+                return super().train(resume_from_checkpoint=None if folder is None else str(folder), **kwargs)
+        finally:
+            self.is_in_train = False
+
+    def _place(self) -> files.LogPlace:
+        return files.LogPlace(
+            epoch_ended=self.epoch_ended, num_bytes=self.metrics_log.num_bytes, unlogged=list(self._losses)
+        )
+
+
+_BEGINNING = files.LogPlace(epoch_ended=False, num_bytes=0, unlogged=[])
