@@ -52,7 +52,7 @@ def annealing_times(total_steps: int, t1: int | None, t2: int | None, t3: int | 
 
 
 def check_annealing(t1: int, t2: int, t3: int, targets: dict[str, float], phis: dict[str, float]) -> None:
-    """Refuse times out of order, a target outside of (0, 1], and a phi that is not finite.
+    """Refuse times out of order, a target outside of (0, 1], and a phi that is negative or not finite.
 
     Raises:
         UsageError: naming the option, the value and what would be right.
@@ -63,8 +63,8 @@ def check_annealing(t1: int, t2: int, t3: int, targets: dict[str, float], phis: 
         if not 0 < target <= 1:
             raise UsageError(f"{name} must be in (0, 1], got {target}.")
     for name, phi in phis.items():
-        if not math.isfinite(phi):
-            raise UsageError(f"{name} must be finite, got {phi}.")
+        if not (phi >= 0 and math.isfinite(phi)):
+            raise UsageError(f"{name} must be 0 or more and finite, got {phi}.")
 
 
 def _decreases(phi: float, t1: int, t2: int, t3: int) -> bool:

@@ -72,5 +72,6 @@ def test_settings_out_of_range_are_named() -> None:
     for target in (0.0, 1.1, math.nan):
         with pytest.raises(UsageError, match=rf"alpha_target must be in \(0, 1\], got {target}"):
             check_annealing(1, 2, 3, targets={"alpha_target": target}, phis={})
-    with pytest.raises(UsageError, match="phi_beta1 must be finite, got inf"):
-        check_annealing(1, 2, 3, targets={}, phis={"phi_beta1": math.inf})
+    for phi in (math.inf, math.nan, -0.5):  # a large negative one would leave the curve nothing to fall by
+        with pytest.raises(UsageError, match=f"phi_beta1 must be 0 or more and finite, got {phi}"):
+            check_annealing(1, 2, 3, targets={}, phis={"phi_beta1": phi})
