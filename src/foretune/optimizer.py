@@ -20,6 +20,7 @@ from foretune.engine import ENGINES, AbstractEngine, EngineName, choose_engine, 
 from foretune.errors import IncompatibleError, NonFiniteLossError, UsageError, near_misses
 from foretune.journal import JournalWriter, StepRecord
 from foretune.noise import Mask, Noise, Purpose
+from foretune.norms import norm
 from foretune.parameters import collect_trainables
 from foretune.schedules import Whole
 from foretune.spaces import Identity
@@ -569,7 +570,7 @@ class _BlockProbe:
 
 @dataclass(frozen=True, slots=True)
 class _BlockTrial:
-    """Evaluates losses where plain descent along the estimate of one block leads."""
+    """Says where plain descent along the estimate of one block leads, and how far."""
 
     probe: _BlockProbe
     scalars: tuple[float, ...]
@@ -577,6 +578,12 @@ class _BlockTrial:
     def loss(self, factor: float) -> float:
         probe = self.probe
         return probe.engine.loss(probe.closure, _Step(probe.optimizer, probe.block, probe.index, self.scalars, factor))
+
+    @torch.no_grad()
+    def norm(self) -> float:
+        optimizer, block = self.probe.optimizer, self.probe.block
+        queries = optimizer._queries(self.probe.index, self.scalars)
+        return math.hypot(*(norm(optimizer._lifted_estimate(member, queries)) for member in block.members))
 
 
 class _Displacement(abc.ABC):

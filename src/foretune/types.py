@@ -247,10 +247,14 @@ class Probe(Protocol):
 
 
 class Trial(Protocol):
-    """Evaluates the loss where a step would lead, on the data of the step."""
+    """What may be asked about the step of a block before it is decided, on the data of the step."""
 
     def loss(self, factor: float) -> float:
         """Return the loss at ``theta - factor * lr * lift(estimate)``."""
+        ...
+
+    def norm(self) -> float:
+        """Return the norm of ``lift(estimate)`` over all tensors of the block; they are made one at a time."""
         ...
 
 
@@ -445,11 +449,13 @@ class AbstractEstimator(AbstractPart):
 class AbstractUpdate(AbstractPart):
     """How the estimate becomes a step."""
 
-    num_decisions: int = 0
-    """How many numbers `decide` returns for each block."""
+    @property
+    def num_decisions(self) -> int:
+        """How many numbers `decide` returns for each block."""
+        return 0
 
     def decide(self, trial: Trial) -> tuple[float, ...]:
-        """Evaluate the loss where candidate steps lead and return what was decided, for the journal.
+        """Look at the step that the estimate suggests and return what was decided, for the journal.
 
         Called after the estimate of a block and before its update, only if `num_decisions` is not 0.
         """

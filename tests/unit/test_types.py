@@ -132,7 +132,7 @@ def test_parts_describe_themselves_for_a_journal() -> None:
             "weighting": "mean",
             "ramp_steps": 0,
         },
-        "update": {"type": "SGD", "weight_decay": 0.0},
+        "update": {"type": "SGD", "weight_decay": 0.0, "max_grad_norm": 0.0},
         "schedule": {"type": "Whole", "matrix_lr_scale": 2.0, "vector_lr_scale": 1.0},
     }
     assert json.loads(json.dumps(parts.describe())) == parts.describe()

@@ -37,6 +37,7 @@ class MeZOMethod(AbstractMethod):
         ramp_steps: Steps over which the number of directions grows linearly from 1 to q; 0 for q from the start.
             Published: the length of the run (linear sample schedule).
         weight_decay: Weight decay on matrices.
+        max_grad_norm: Norm to which longer estimates are scaled, over all tensors; 0 for no clipping.
     References:
         Malladi et al. 2023, arXiv:2305.17333, Algorithms 1 and 2.
         Differs from the published code: noise from a counter instead of the global generator, the weights are
@@ -62,6 +63,7 @@ class MeZOMethod(AbstractMethod):
     weighting: Weighting = "mean"
     ramp_steps: int = 0
     weight_decay: float = 0.0
+    max_grad_norm: float = 0.0
 
     def parts(self) -> Parts:
         """Identity x Gaussian x (TwoSided or OneSided) x SGD x Whole."""
@@ -75,6 +77,6 @@ class MeZOMethod(AbstractMethod):
                 weighting=self.weighting,
                 ramp_steps=self.ramp_steps,
             ),
-            update=SGD(weight_decay=self.weight_decay),
+            update=SGD(weight_decay=self.weight_decay, max_grad_norm=self.max_grad_norm),
             schedule=Whole(),
         )

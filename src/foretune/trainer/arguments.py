@@ -42,7 +42,7 @@ _FIXED = {
 }
 _OFF_IN_EVAL_MODE = "losses are measured in eval mode, in which it is off"
 _FIXED_WITHOUT_GRADIENT = {
-    "max_grad_norm": "there is no gradient to clip",
+    "max_grad_norm": "there is no gradient to clip; estimates are clipped by a setting of the method",
     "fp16": "it scales gradients, of which there are none; load the model in float16 instead",
     "gradient_checkpointing": "there is no backward pass to save memory for",
     "activation_checkpointing": "there is no backward pass to save memory for",

@@ -26,10 +26,13 @@ class Conservative(AbstractUpdate):
 
     weight_decay: float = 0.0
 
-    num_decisions = 1
-
     def __post_init__(self) -> None:
         check_weight_decay(self.weight_decay)
+
+    @property
+    def num_decisions(self) -> int:
+        """One, the factor c."""
+        return 1
 
     @property
     def num_trials(self) -> int:
