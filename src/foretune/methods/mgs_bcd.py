@@ -25,7 +25,11 @@ class MGSBCDMethod(AbstractMethod):
         rows with M at least its quantile at selective_ratio:  theta_row <- theta_row - lr * g z_row
 
     2 q forwards a step; state: one number a row. The rows are journalled, one bit each: plainly at every step, with
-    `bcd` at 50 steps of 450. A ratio of 0 is MeZO. Evaluation does not count.
+    `bcd` at 50 steps of 450. A ratio of 0 is MeZO. Activations of evaluations do not count.
+
+    With `adaselect` the ratio moves from selective_ratio through the larger ones of 0.5, 0.7 and 0.9 as the dev metric
+    stops improving: the one by which the run selects its model. `foretune.MGSBCD` alone evaluates nothing: there the
+    ratio moves only if `report` is called with the metric after each evaluation.
 
     Args:
         lr: Learning rate. Published for the method's LoRA runs: 1e-4.
@@ -34,12 +38,14 @@ class MGSBCDMethod(AbstractMethod):
         selective_ratio: Fraction of the rows that rest, in [0, 1). Published: 0.5.
         bcd: Count for 50 steps, in which nothing moves, how often each row is kept; then update one random half of
             the rows kept most often for 200 steps, the other half for 200, and count again.
+        adaselect: Raise the ratio when the dev metric stops improving; with `bcd`, from the next counting step on.
+        patience: Evaluations in a row without improvement before it is raised. Not published.
     References:
         "Unlocking LoRA's Capabilities for Fine-tuning LLMs with Only Forward Pass", magnitude-based gradient selection;
         the paper's text, its listing and the published code describe three algorithms, and this is the code's, whose
         flag `selective` is this method's name.
-        Differs from the published code: evaluation is not counted, M_B is of B's own output, cycles are anchored at
-        their own start, and its schedule of ratios by dev metric (adaSelect) is left out.
+        Differs from the published code: evaluation is not counted, M_B is of B's own output, and cycles are anchored
+        at their own start.
     """
 
     class_name: ClassVar[str] = "MGSBCD"
@@ -60,6 +66,8 @@ class MGSBCDMethod(AbstractMethod):
     num_directions: int = 1
     selective_ratio: float = 0.5
     bcd: bool = False
+    adaselect: bool = False
+    patience: int = 3
 
     def parts(self) -> Parts:
         """Identity x Gaussian x TwoSided x SGD x MagnitudeGroups."""
@@ -68,5 +76,10 @@ class MGSBCDMethod(AbstractMethod):
             direction=Gaussian(),
             estimator=TwoSided(zo_eps=self.zo_eps, num_directions=self.num_directions),
             update=SGD(),
-            schedule=MagnitudeGroups(selective_ratio=self.selective_ratio, bcd=self.bcd),
+            schedule=MagnitudeGroups(
+                selective_ratio=self.selective_ratio,
+                bcd=self.bcd,
+                adaselect=self.adaselect,
+                patience=self.patience,
+            ),
         )

@@ -18,12 +18,16 @@ from foretune.errors import IncompatibleError, UsageError
 from foretune.noise import NUM_LANES, Noise, Purpose
 from foretune.schedules.activations import watch_outputs
 from foretune.schedules.lora_blocks import check_lora
+from foretune.schedules.plateau import Plateau
 from foretune.schedules.whole import Whole
 from foretune.types import AbstractSchedule, Block, Parts, TensorState, Trainable
 
 logger = logging.getLogger(__name__)
 
 _VOTES = "row_votes"
+_LEVEL = "level_of_votes"
+_RATIOS = (0.5, 0.7, 0.9)
+_SILENT_STEPS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,11 @@ class MagnitudeGroups(AbstractSchedule):
     kept): plainly at every step, with `bcd` at 50 of 450. Evaluations between steps are not watched. State: one number
     a row, how often it was kept (in this step, or in the counting part of this cycle).
 
+    With `adaselect` the ratio moves from selective_ratio through the larger ones of 0.5, 0.7 and 0.9, to the next one
+    after `patience` reports (`Optimizer.report`) in a row that do not improve on the best one. A new ratio holds from
+    the next step on at which activations are compared; with `bcd` the last of a cycle's 50 decides how many rows it
+    moves. Each of these steps has its ratio's place in the record, in one byte. State: four numbers a tensor more.
+
     Rows that tie are kept together: all of a matrix whose activations are zero. (B's are not quite, where B is zero:
     the forwards are those at the perturbed weights.)
 
@@ -48,11 +57,13 @@ class MagnitudeGroups(AbstractSchedule):
         selective_ratio: Fraction s of the rows that rest, in [0, 1).
         bcd: Select once a cycle and move the rows in two halves.
         count_steps, half_steps: Lengths of the parts of a cycle. Published: 50 and 200.
+        adaselect: Raise the ratio when the dev metric stops improving.
+        patience: Evaluations without improvement before it is raised. Not published.
     Raises:
         UsageError: a setting out of range.
     References:
         MGS-BCD, "Unlocking LoRA's Capabilities for Fine-tuning LLMs with Only Forward Pass": the published code's
-        flags selective, selective_ratio and bcd.
+        flags selective, selective_ratio, bcd and adaSelect.
         Differs from the published code: evaluation is not counted, M_B is of B's own output, and every cycle begins
         at its own start (there all but the first are 50/150/200).
     """
@@ -61,16 +72,25 @@ class MagnitudeGroups(AbstractSchedule):
     bcd: bool = False
     count_steps: int = 50
     half_steps: int = 200
+    adaselect: bool = False
+    patience: int = 3
 
     sequential = False
-    state_names: ClassVar[tuple[str, ...]] = (_VOTES,)
+    state_names: ClassVar[tuple[str, ...]] = (_VOTES, _LEVEL, *Plateau.STATE_NAMES)
 
     def __post_init__(self) -> None:
         if not 0 <= self.selective_ratio < 1:
             raise UsageError(f"selective_ratio must be in [0, 1), got {self.selective_ratio}.")
-        for name in ("count_steps", "half_steps"):
+        for name in ("count_steps", "half_steps", "patience"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if not self.adaselect and self.patience != type(self).patience:
+            raise UsageError("patience would have no effect: the ratio stays. Drop it, or set adaselect=True.")
+        if self.adaselect and len(self._ratios) == 1:
+            raise UsageError(
+                f"adaselect raises selective_ratio up to {_RATIOS[-1]} and cannot begin at {self.selective_ratio}; "
+                "give a smaller one, or leave adaselect out."
+            )
 
     def check(self, parts: Parts, trainables: Sequence[Trainable]) -> None:
         """Refuse other tensors than LoRA's of linear layers, and parts that do not see rows."""
@@ -85,7 +105,7 @@ class MagnitudeGroups(AbstractSchedule):
         if any(parts.space.lifts(trainable) for trainable in trainables):
             space = type(parts.space).__name__
             raise IncompatibleError(f"{name} cannot be combined with {space}: it moves rows, which move jointly there.")
-        if parts.update.num_decisions:
+        if parts.update.num_trials:
             update = type(parts.update).__name__
             raise IncompatibleError(f"{name} cannot be combined with {update}, which tries steps of all rows.")
 
@@ -93,24 +113,48 @@ class MagnitudeGroups(AbstractSchedule):
         """Return one block with every tensor."""
         return Whole().blocks(step, trainables, seed=seed)
 
+    @property
+    def follows_metrics(self) -> bool:
+        """Whether the ratio depends on evaluations."""
+        return self.adaselect
+
+    def report(self, metric: float, states: Mapping[Trainable, TensorState]) -> None:
+        """Raise the ratio where the metric has stopped improving."""
+        if self.adaselect:
+            for trainable, state in states.items():
+                self._plateau.report(metric, trainable, state)
+
     def observe(
-        self, step: int, model: nn.Module, trainables: Sequence[Trainable]
+        self, step: int, model: nn.Module, states: Mapping[Trainable, TensorState]
     ) -> AbstractContextManager[Callable[[], bytes]]:
         """Compare the activations of the step's forwards; what is seen is which rows are kept, one bit each."""
+        shared = next(iter(states.values()))  # what follows metrics is equal in all of them
+        if self.adaselect and step == _SILENT_STEPS and not self._plateau.has_reports(shared):
+            logger.warning(
+                "No metric was reported in the first %d steps: selective_ratio stays at %g. adaselect waits for "
+                "Optimizer.report, which trainers call after an evaluation.",
+                step,
+                self.selective_ratio,
+            )
         if not self._counts(step):
-            return super().observe(step, model, trainables)
-        return self._watch(step, model, trainables)
+            return super().observe(step, model, states)
+        return self._watch(step, model, tuple(states), self._plateau.level(shared))
 
     @contextmanager
-    def _watch(self, step: int, model: nn.Module, trainables: Sequence[Trainable]) -> Iterator[Callable[[], bytes]]:
+    def _watch(
+        self, step: int, model: nn.Module, trainables: Sequence[Trainable], level: int
+    ) -> Iterator[Callable[[], bytes]]:
+        prefix = bytes([level]) if self.adaselect else b""
         with watch_outputs(model, trainables) as sums:
-            yield lambda: self._kept(step, trainables, sums)
+            yield lambda: prefix + self._kept(step, trainables, sums, self._ratios[level])
 
-    def _kept(self, step: int, trainables: Sequence[Trainable], sums: Mapping[Trainable, Tensor]) -> bytes:
+    def _kept(
+        self, step: int, trainables: Sequence[Trainable], sums: Mapping[Trainable, Tensor], ratio: float
+    ) -> bytes:
         if not sums:
             logger.warning("No adapter ran while step %d was measured: all of its rows are kept.", step)
         kept = [
-            self._largest(sums[trainable]).cpu()
+            largest(sums[trainable], ratio).cpu()
             if trainable in sums
             else torch.ones(trainable.shape[0], dtype=torch.bool)
             for trainable in trainables
@@ -118,13 +162,13 @@ class MagnitudeGroups(AbstractSchedule):
         bits = torch.cat(kept).numpy()
         return b"" if bits.all() else np.packbits(bits).tobytes()
 
-    def _largest(self, sizes: Tensor) -> Tensor:
-        return sizes >= sizes.sort(descending=True).values[self._num_kept(sizes.numel()) - 1]
-
     def absorb(self, step: int, observation: bytes, states: Mapping[Trainable, TensorState], *, seed: int) -> None:
-        """Count the rows that were kept."""
+        """Count the rows that were kept, and note at which ratio."""
         if not self._counts(step):
             return
+        level = 0
+        if self.adaselect:
+            level, observation = observation[0], observation[1:]
         num_rows = [trainable.shape[0] for trainable in states]
         bits = np.ones(sum(num_rows), dtype=np.uint8)
         if observation:
@@ -133,6 +177,9 @@ class MagnitudeGroups(AbstractSchedule):
             votes = kept.to(trainable.parameter.device, trainable.compute_dtype)
             begins = not self.bcd or step % self._cycle == 0
             state.tensors[_VOTES] = votes if begins else state.tensors[_VOTES] + votes
+            if self.adaselect:
+                self._plateau.restore(level, trainable, state)
+                state.tensors[_LEVEL] = votes.new_full((1,), level)
 
     def rows(self, trainable: Trainable, state: TensorState, *, step: int, seed: int) -> Tensor | None:
         """Return the rows that the update of this step writes."""
@@ -144,22 +191,39 @@ class MagnitudeGroups(AbstractSchedule):
         address = Noise(noise.mix(seed, step // self._cycle), trainable.stream, Purpose.SPLIT)
         lanes = noise.lanes(votes.numel(), address, votes.device)
         ranks = votes.long() * NUM_LANES + lanes  # of equal counts, the larger lane
-        kept = ranks.argsort(descending=True, stable=True)[: self._num_kept(votes.numel())]
+        ratio = self._ratios[int(state.tensors[_LEVEL]) if self.adaselect else 0]
+        kept = ranks.argsort(descending=True, stable=True)[: _num_kept(votes.numel(), ratio)]
         shuffled = kept[lanes[kept].argsort(stable=True)]
         middle = (kept.numel() + 1) // 2
         return shuffled[:middle] if place < self.count_steps + self.half_steps else shuffled[middle:]
 
     def num_state_elements(self, trainable: Trainable) -> int:
-        """One a row."""
-        return trainable.shape[0]
+        """One a row; with `adaselect` its level and that of the votes."""
+        return trainable.shape[0] + (1 + Plateau.NUM_ELEMENTS if self.adaselect else 0)
 
     def _counts(self, step: int) -> bool:
         """Whether activations are compared at this step."""
         return not self.bcd or step % self._cycle < self.count_steps
 
-    def _num_kept(self, num_rows: int) -> int:
-        return math.ceil((1 - self.selective_ratio) * num_rows - 1e-9)  # 0.3 * 10 is a little more than 3
+    @property
+    def _ratios(self) -> tuple[float, ...]:
+        """The ratio of each level."""
+        larger = (ratio for ratio in _RATIOS if self.adaselect and ratio > self.selective_ratio)
+        return (self.selective_ratio, *larger)
+
+    @property
+    def _plateau(self) -> Plateau:
+        return Plateau(patience=self.patience, top=len(self._ratios) - 1)
 
     @property
     def _cycle(self) -> int:
         return self.count_steps + 2 * self.half_steps
+
+
+def largest(sizes: Tensor, ratio: float) -> Tensor:
+    """Return which rows are kept where this fraction of them rests, as bools: those of the largest sizes, with ties."""
+    return sizes >= sizes.sort(descending=True).values[_num_kept(sizes.numel(), ratio) - 1]
+
+
+def _num_kept(num_rows: int, ratio: float) -> int:
+    return math.ceil((1 - ratio) * num_rows - 1e-9)  # 0.3 * 10 is a little more than 3

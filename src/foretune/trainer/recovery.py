@@ -31,14 +31,23 @@ class History:
         """Whether there are records ahead."""
         return self.place < len(self.records)
 
-    def next_step(self) -> StepRecord | None:
-        """Pass the next step's record; evaluations that nobody asked for again are skipped."""
-        while self.repeating:
-            record = self.records[self.place]
+    def skip_evaluations(self) -> list[EvaluationRecord]:
+        """Pass the evaluations before the next step, for which nobody asked again, and return them."""
+        skipped = []
+        while self.repeating and isinstance(record := self.records[self.place], EvaluationRecord):
+            skipped.append(record)
             self.place += 1
-            if isinstance(record, StepRecord):
-                return record
-        return None
+        return skipped
+
+    def next_step(self) -> StepRecord | None:
+        """Pass the next step's record, if any lies ahead; evaluations before it are skipped."""
+        self.skip_evaluations()
+        if not self.repeating:
+            return None
+        record = self.records[self.place]
+        assert isinstance(record, StepRecord)
+        self.place += 1
+        return record
 
     def next_evaluation(self, step: int, prefix: str) -> EvaluationRecord | None:
         """Pass the next record if it is an evaluation after `step` steps, with metrics of this prefix."""

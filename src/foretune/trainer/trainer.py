@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from transformers.trainer_utils import IntervalStrategy
 
-from foretune.errors import JournalError
+from foretune.errors import JournalError, UsageError
 from foretune.journal import EvaluationRecord, Journal, JournalWriter, StepRecord, check_header
 from foretune.journal.replay import check_base_weights, threads_of
 from foretune.optimizer import Optimizer
@@ -89,11 +90,19 @@ class ZOTrainer(AbstractTrainer):
                 seed=self.args.seed,
                 engine=self.args.engine,
             )
+            schedule = self.zo_optimizer.parts.schedule
+            if schedule.follows_metrics and self.args.eval_strategy == IntervalStrategy.NO:
+                raise UsageError(
+                    f"{type(schedule).__name__} follows the dev metric here, but the run evaluates nothing: set "
+                    "eval_strategy and eval_steps (on the command line: --num-dev)."
+                )
             self.optimizer = self.zo_optimizer
         return self.optimizer
 
     def measure(self, model: nn.Module, batches: list[Any], num_items: Tensor | int | None) -> float:
         """Measure the losses; a step that the journal holds already is not measured again."""
+        for evaluation in self._history.skip_evaluations():
+            self._report(evaluation)
         record = self._history.next_step()
         self.repeats_step = record is not None
         if record is None:
@@ -135,7 +144,10 @@ class ZOTrainer(AbstractTrainer):
         super().log(logs, start_time)
 
     def _recorded_evaluation(self, step: int, prefix: str) -> EvaluationRecord | None:
-        return self._history.next_evaluation(step, prefix)
+        record = self._history.next_evaluation(step, prefix)
+        if record is not None:
+            self._report(record)
+        return record
 
     def _keep_evaluation(self, record: EvaluationRecord) -> None:
         """Record it in the journal, unless its place there has passed because steps are repeated."""
@@ -143,6 +155,14 @@ class ZOTrainer(AbstractTrainer):
             self._journal.append(record)
             self._history.add(record)
             self.metrics_log.add(record)
+            self._report(record)
+
+    def _report(self, evaluation: EvaluationRecord) -> None:
+        """Tell the method the metric by which models are selected: each evaluation that the journal holds, once."""
+        name = self.args.metric_for_best_model or "loss"
+        metric = evaluation.metrics.get(name if name.startswith("eval_") else f"eval_{name}")
+        if metric is not None:
+            self.zo_optimizer.report(-metric if self.args.greater_is_better else metric)
 
     # ---------------------------------------------------------------- the run: journal, checkpoints, resume
 

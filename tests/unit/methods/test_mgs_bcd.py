@@ -14,6 +14,9 @@ def test_published_defaults() -> None:
     assert make_method("mgs_bcd", {"bcd": True, "selective_ratio": 0.7}).parts().schedule == MagnitudeGroups(
         selective_ratio=0.7, bcd=True
     )
+    assert make_method("mgs_bcd", {"adaselect": True, "patience": 2}).parts().schedule == MagnitudeGroups(
+        adaselect=True, patience=2
+    )
 
 
 def test_it_learns_with_half_of_the_rows() -> None:

@@ -17,6 +17,7 @@ from foretune.journal import replay as replay_journal
 from foretune.parameters import collect_trainables
 from foretune.schedules import MagnitudeGroups
 from foretune.schedules.activations import watch_outputs
+from foretune.schedules.magnitude_groups import largest
 from foretune.spaces import LowRank
 from foretune.types import AbstractSpace, AbstractUpdate
 from foretune.updates import Conservative, Momentum
@@ -92,13 +93,12 @@ def test_accept_planted_rows_are_always_kept_and_the_others_rest() -> None:
 @pytest.mark.parametrize("ratio", [0.0, 0.1, 0.3, 0.5, 0.75, 0.99])
 @pytest.mark.parametrize("num_rows", [1, 2, 7, 10])
 def test_accept_the_fraction_kept_is_1_minus_s_rounded_up_and_ties(num_rows: int, ratio: float) -> None:
-    schedule = MagnitudeGroups(selective_ratio=ratio)
     sizes = torch.rand(num_rows, generator=torch.Generator().manual_seed(0))
     num_kept = math.ceil(round((1 - ratio) * num_rows, 6))
-    kept = schedule._largest(sizes)
+    kept = largest(sizes, ratio)
     assert int(kept.sum()) == num_kept
     assert float(sizes[kept].min()) >= float(torch.cat([sizes[~kept], torch.zeros(1)]).max())
-    assert schedule._largest(torch.zeros(num_rows)).all()
+    assert largest(torch.zeros(num_rows), ratio).all()
 
 
 def test_rows_of_all_forwards_are_those_of_an_oracle() -> None:
@@ -131,7 +131,7 @@ def test_accept_while_b_and_its_activations_are_zero_all_of_its_rows_are_kept() 
     trainables = collect_trainables(model)
     with watch_outputs(model, trainables) as sums:
         model()
-    kept = [MagnitudeGroups()._largest(sums[trainable]) for trainable in trainables]
+    kept = [largest(sums[trainable], 0.5) for trainable in trainables]
     assert [int(rows.sum()) for rows in kept] == [2, 6]
 
 
@@ -228,6 +228,122 @@ def test_journal_and_checkpoint_carry_what_was_observed(tmp_path: Path, options:
         assert differing_bits(state_of(optimizer), state_of(resumed)) == []
 
 
+STALE = [3.0, 2.0, 2.5, 2.0, 2.1, 2.2, 2.3, 2.4, 2.5]
+"""Dev metrics, of which the second one is the best."""
+
+
+def test_accept_adaselect_moves_s_from_05_to_07_to_09_after_patience_evaluations_without_improvement() -> None:
+    model = Planted(rank=5)
+    optimizer = build(model, adaselect=True, patience=2)
+    kept = []
+    for metric in [*STALE, 1.0, 1.0]:
+        before = factors(model)
+        optimizer.step(model)
+        moved = moved_rows(before, factors(model))
+        kept.append((len(moved["A"]), len(moved["B"])))
+        assert 1 in moved["A"]
+        optimizer.report(metric)
+    per_level = {s: (math.ceil(round((1 - s) * 5, 6)), math.ceil(round((1 - s) * 6, 6))) for s in (0.5, 0.7, 0.9)}
+    # reports 3 and 4 are the first two that do not improve: the fifth step is the first one at 0.7
+    assert kept == [per_level[0.5]] * 4 + [per_level[0.7]] * 2 + [per_level[0.9]] * 5
+
+
+def test_adaselect_begins_at_the_ratio_given() -> None:
+    model = Planted(rank=5)
+    optimizer = build(model, adaselect=True, patience=1, selective_ratio=0.6)
+    counts = []
+    for _ in range(4):
+        before = factors(model)
+        optimizer.step(model)
+        counts.append(len(moved_rows(before, factors(model))["A"]))
+        optimizer.report(1.0)
+    assert counts == [2, 2, 2, 1]  # 0.6, 0.6 (the first report is the best), 0.7, 0.9
+
+
+def test_with_bcd_a_new_ratio_holds_from_the_next_counting_step_on() -> None:
+    """It was raised while rows moved: that cycle's halves stay as they are."""
+    model = Planted(rank=5)
+    optimizer = build(model, adaselect=True, patience=1, **SHORT)
+    counts = []
+    for step in range(20):
+        if step in (5, 6, 8, 12):
+            optimizer.report(1.0)
+        before = factors(model)
+        optimizer.step(model)
+        counts.append(len(moved_rows(before, factors(model))["B"]))
+    # 0.5 of six rows in halves of 2 and 1; after two rises and one more report 0.9 of them rest
+    assert counts == [0] * 4 + [2] * 3 + [1] * 3 + [0] * 4 + [1] * 3 + [0] * 3
+
+
+def test_reports_change_nothing_without_adaselect() -> None:
+    results = []
+    for reports in (False, True):
+        model = Planted()
+        optimizer = build(model)
+        for _ in range(4):
+            optimizer.step(model)
+            if reports:
+                optimizer.report(1.0)
+        results.append(state_of(optimizer))
+    assert differing_bits(*results) == []
+
+
+@pytest.mark.parametrize("options", [{}, SHORT], ids=["plain", "bcd"])
+def test_with_adaselect_a_replay_needs_no_reports_and_a_resume_goes_on_with_them(
+    tmp_path: Path, options: dict[str, object]
+) -> None:
+    """Weights are equal bit for bit; what was best so far is in checkpoints, but in no journal."""
+    settings = {"update": Momentum(), "lr": 0.01, "adaselect": True, "patience": 1, **options}
+    model = TOYS["lora"].net()
+    optimizer, checkpoints = build(model, **settings), []
+    optimizer.record_to(tmp_path / "journal")
+    metrics = {1: 2.0, 3: 2.0, 5: 1.0, 12: 1.5, 13: 1.5}
+
+    def go_on(run_of: Optimizer, num_steps: int) -> None:
+        for _ in range(num_steps):
+            run_of.step(run_of.model)
+            if run_of.num_steps in metrics:
+                run_of.report(metrics[run_of.num_steps])
+
+    for _ in range(16):
+        checkpoints.append(copy.deepcopy((weights_of(model), optimizer.state_dict())))
+        go_on(optimizer, 1)
+    optimizer.journal.close()
+    declared = sum(optimizer.parts.schedule.num_state_elements(trainable) for trainable in optimizer.trainables)
+    names = optimizer.parts.schedule.state_names
+    states = [state.tensors for state in optimizer.tensor_states.values()]
+    assert sum(state[name].numel() for state in states for name in names) == declared
+
+    replayed = build(TOYS["lora"].net(), **settings)
+    replay_journal(replayed, Journal.read(tmp_path / "journal"))
+    assert differing_bits(weights_of(model), weights_of(replayed.model)) == []
+    for ours, theirs in zip(states, (state.tensors for state in replayed.tensor_states.values()), strict=True):
+        assert torch.equal(ours["level_of_votes"], theirs["level_of_votes"])
+        assert float(ours["level"]) == float(theirs["level"]) == 2
+    for num_done, (weights, state) in enumerate(checkpoints):
+        resumed = build(TOYS["lora"].net(), **settings)
+        restore(resumed.model, weights)
+        resumed.load_state_dict(state)
+        go_on(resumed, 16 - num_done)
+        assert differing_bits(state_of(optimizer), state_of(resumed)) == []
+
+
+def test_adaselect_without_any_report_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("foretune.schedules.magnitude_groups._SILENT_STEPS", 3)
+    for reports, bcd in itertools.product((False, True), (False, True)):
+        model = Planted()
+        optimizer = build(model, adaselect=True, **(SHORT if bcd else {}))
+        caplog.clear()
+        for _ in range(6):
+            optimizer.step(model)
+            if reports:
+                optimizer.report(1.0)
+        said = [message for message in caplog.messages if "No metric was reported in the first 3 steps" in message]
+        assert len(said) == (0 if reports else 1)
+
+
 def test_an_adapter_that_does_not_run_keeps_all_rows_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     model = Planted()
     before = factors(model)
@@ -259,6 +375,9 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
         ({"selective_ratio": 1.0}, r"selective_ratio must be in \[0, 1\), got 1.0"),
         ({"count_steps": 0}, "count_steps must be at least 1, got 0"),
         ({"half_steps": 0}, "half_steps must be at least 1, got 0"),
+        ({"adaselect": True, "patience": 0}, "patience must be at least 1, got 0"),
+        ({"patience": 5}, "patience would have no effect"),
+        ({"adaselect": True, "selective_ratio": 0.9}, "up to 0.9 and cannot begin at 0.9"),
     ],
     ids=str,
 )

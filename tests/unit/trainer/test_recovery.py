@@ -498,6 +498,15 @@ class TestHistory:
         history = History([self.steps[0], EvaluationRecord(1, {"eval_loss": 1.0}), self.steps[1]], place=1)
         assert history.next_step() is self.steps[1]
 
+    def test_skipped_evaluations_are_told(self):
+        evaluations = [EvaluationRecord(1, {"eval_loss": 1.0}), EvaluationRecord(1, {"test_loss": 1.0})]
+        history = History([self.steps[0], *evaluations, self.steps[1], *evaluations], place=1)
+        assert history.skip_evaluations() == evaluations
+        assert history.skip_evaluations() == []
+        assert history.next_step() is self.steps[1]
+        assert history.skip_evaluations() == evaluations
+        assert not history.repeating
+
     def test_steps_done_ends_at_the_place(self):
         history = History(self.steps, place=2)
         assert history.steps_done(1) == [self.steps[1]]
