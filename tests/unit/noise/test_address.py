@@ -18,6 +18,7 @@ def test_numbers_of_purposes_and_laws_are_part_of_the_version():
         ("UPDATE_ROUNDING", 6),
         ("BLOCK_ORDER", 7),
         ("HISTORY", 8),
+        ("INITIAL", 9),
     ]
     assert [(law.name, int(law)) for law in Law] == [("GAUSSIAN", 0), ("RADEMACHER", 1)]
 
