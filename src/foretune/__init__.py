@@ -54,7 +54,9 @@ _HOMES = {
     **dict.fromkeys(
         ("SGD", "Adam", "AdaMU", "Momentum", "MSign", "Muon", "Sign", "HeavyBall", "Conservative"), "foretune.updates"
     ),
-    **dict.fromkeys(("LoRABlocks", "MagnitudeGroups", "ModuleBlocks", "RandomGroups", "Whole"), "foretune.schedules"),
+    **dict.fromkeys(
+        ("LoRABlocks", "MagnitudeGroups", "ModuleBlocks", "NormScaled", "RandomGroups", "Whole"), "foretune.schedules"
+    ),
 }
 
 

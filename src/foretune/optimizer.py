@@ -179,7 +179,7 @@ class Optimizer(torch.optim.Optimizer):
             self.engine = choose_engine(self.engine_name, self.model, self.trainables, closure)
             self.engine_name = self.engine.name
             self._create_journal()
-        self._begin_epoch()
+        self._begin_step()
         blocks = self._blocks(self.num_steps)
         estimates = list(self._moved)
         watch = self.parts.schedule.observe(self.num_steps, self.model, self.tensor_states)
@@ -221,7 +221,8 @@ class Optimizer(torch.optim.Optimizer):
     def projected_grads(self, record: StepRecord) -> tuple[float, ...]:
         """Return the slopes along directions among a record's scalars, for logs."""
         estimator = self.parts.estimator
-        shares = _split(self._blocks(record.step), record.scalars)
+        blocks = self.parts.schedule.blocks(record.step, self.trainables, seed=self.seed)  # at any step, in any state
+        shares = _split(blocks, record.scalars)
         return tuple(g for _, scalars in shares for g in estimator.projected_grads(self._without_decision(scalars)[0]))
 
     @torch.no_grad()
@@ -263,7 +264,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         if record.step != self.num_steps:
             raise UsageError(f"Cannot replay step {record.step}: the next step of this optimizer is {self.num_steps}.")
-        self._begin_epoch()
+        self._begin_step()
         blocks = self._blocks(record.step)
         if self.parts.schedule.sequential:
             for index, (block, scalars) in enumerate(_split(blocks, record.scalars)[:-1]):
@@ -306,12 +307,14 @@ class Optimizer(torch.optim.Optimizer):
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def _begin_epoch(self) -> None:
-        """Let the space look at the weights where a new epoch begins."""
+    def _begin_step(self) -> None:
+        """Let the schedule look at the weights, and the space where a new epoch begins."""
         epoch = self.parts.space.epoch(self.num_steps)
         if epoch != self._epoch:
             self.parts.space.begin_epoch(self.tensor_states, seed=self.seed, epoch=epoch)
             self._epoch = epoch
+        if not self._moved:
+            self.parts.schedule.begin_step(self.num_steps, self.tensor_states)
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -391,7 +394,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _estimate_of(self, member: Member, queries: Sequence[_Query]) -> tuple[tuple[Draw, ...], Combination]:
         """Return what the direction drew for one tensor, and the gradient estimate in coordinates."""
-        factor = member.std * self.parts.space.estimate_scale(member.trainable)
+        factor = member.scale * member.std * self.parts.space.estimate_scale(member.trainable)
         draws = tuple(self._draw(member, query.key) for query in queries)
         estimate = Combination()
         for draw, query in zip(draws, queries, strict=True):
@@ -409,7 +412,9 @@ class Optimizer(torch.optim.Optimizer):
         return member.mask or of_space
 
     def _blocks(self, step: int) -> Sequence[Block]:
-        return self.parts.schedule.blocks(step, self.trainables, seed=self.seed)
+        schedule, states = self.parts.schedule, self.tensor_states
+        blocks = schedule.blocks(step, self.trainables, seed=self.seed)
+        return [Block(tuple(schedule.member(m, states[m.trainable]) for m in block.members)) for block in blocks]
 
     def _without_decision(self, scalars: tuple[float, ...]) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Part a block's scalars into those of the estimator and the update's decision."""

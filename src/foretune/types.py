@@ -179,15 +179,17 @@ class TensorState:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A tensor's part in a block: factors on the direction's standard deviation and on the learning rate.
+    """A tensor's part in a block: factors on the direction, on the learning rate and on the gradient estimate.
 
     `std` scales the direction where it is measured and where the update follows it, so it acts twice on the
-    expected update. Entries that `mask` does not keep neither are perturbed nor move.
+    expected update. `scale` is for the estimate alone; `lr` acts on weight decay too. Entries that `mask` does not
+    keep neither are perturbed nor move.
     """
 
     trainable: Trainable
     std: float = 1.0
     lr: float = 1.0
+    scale: float = 1.0
     mask: Mask | None = None
 
 
@@ -265,8 +267,8 @@ class UpdateContext:
     Attributes:
         member: The tensor and its factors (`member.lr` is already part of `lr`).
         lr: Learning rate of this step for this tensor.
-        estimate: The gradient estimate in coordinates, ``sum_k w_k * std * v_k``, scaled so that the
-            expectation of its lift is std^2 times the gradient.
+        estimate: The gradient estimate in coordinates, ``sum_k w_k * scale * std * v_k``, such that the
+            expectation of its lift is ``scale * std^2`` times the gradient.
         state: This tensor's state; the rule changes `state.tensors` in place.
         coordinate_shape: Shape of coordinates and of each state tensor.
         draws: What the direction drew, one per query, before `member.std` and the scalars.
@@ -500,6 +502,16 @@ class AbstractSchedule(AbstractPart):
 
         A pure function of its arguments: it is asked again when the update is made and when a run is replayed.
         """
+
+    def begin_step(self, step: int, states: Mapping[Trainable, TensorState]) -> None:
+        """Look at the weights when a step begins, before it is measured or replayed.
+
+        What `member` needs of them goes into the states, as tensors; most schedules need nothing.
+        """
+
+    def member(self, member: Member, state: TensorState) -> Member:
+        """Return a member of one of the `blocks`, with factors that depend on what the schedule keeps of its tensor."""
+        return member
 
     @property
     def follows_metrics(self) -> bool:

@@ -18,6 +18,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "lora_blocks": {"steps_a": 1, "steps_b": 2},
     "magnitude_groups": {"bcd": True, "count_steps": 1, "half_steps": 1},
     "module_blocks": {"level": "linear"},
+    "norm_scaled": {"interval": 2},
 }
 """Settings with which everything a schedule does happens within a few steps."""
 REFUSALS = {

@@ -4,8 +4,8 @@ import copy
 import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from foretune import LOZO, SGD, LowRank, MeZO, Momentum, OneSided, Optimizer, Tw
 from foretune.errors import IncompatibleError, NonFiniteLossError, UsageError
 from foretune.journal import Journal, StepRecord
 from foretune.noise import Noise, Purpose
-from foretune.types import AbstractSchedule, Block, Member, Trainable
+from foretune.types import AbstractSchedule, Block, Member, TensorState, Trainable
 from toys import CountedCalls, Net, Quadratic, assert_mean, differing_bits, restore, weights_of
 
 SHAPES = {"a1": (2, 3), "a2": (2,), "b1": (2, 3), "b2": (3,)}
@@ -50,6 +50,16 @@ class Alternating(TwoBlocks):
 
     def blocks(self, step: int, trainables: Sequence[Trainable], *, seed: int) -> Sequence[Block]:
         return (super().blocks(step, trainables, seed=seed)[step % 2],)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noting(TwoBlocks):
+    """Notes the steps at whose beginning it was asked to look at the weights."""
+
+    begun: list[int] = field(default_factory=list)
+
+    def begin_step(self, step: int, states: Mapping[Trainable, TensorState]) -> None:
+        self.begun.append(step)
 
 
 def direction(name: str, seed: int, step: int, index: int) -> Tensor:
@@ -251,13 +261,15 @@ def test_blocks_replay_and_resume(sequential: bool, update: SGD | Momentum) -> N
 
 
 def test_a_sequential_step_that_was_interrupted_goes_on_where_it_stopped() -> None:
-    """The closure raises in the second block, after the first has moved: the next call does not move it again."""
+    """The closure raises in the second block, after the first has moved: the next call does not move it again.
+
+    Nor does the step begin again: the weights are not those it began with.
+    """
     results = []
     for fails in (False, True):
         model = Quadratic(SHAPES)
-        optimizer = Optimizer(
-            model, estimator=TwoSided(), schedule=TwoBlocks(sequential=True), lr=0.02, engine="in_place"
-        )
+        schedule = Noting(sequential=True)
+        optimizer = Optimizer(model, estimator=TwoSided(), schedule=schedule, lr=0.02, engine="in_place")
         calls = iter(range(100))
 
         def closure(model: Quadratic = model, calls: Iterator[int] = calls, fails: bool = fails) -> Tensor:
@@ -270,6 +282,7 @@ def test_a_sequential_step_that_was_interrupted_goes_on_where_it_stopped() -> No
                 optimizer.step(closure)
         optimizer.step(closure)
         results.append((model.flat().detach(), optimizer.last_record))
+        assert schedule.begun == [0]
     assert torch.equal(results[0][0], results[1][0])
     assert results[0][1] == results[1][1]
 

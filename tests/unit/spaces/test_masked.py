@@ -33,7 +33,7 @@ def build(model: nn.Module, *, lr: float = 0.01, seed: int = 0, update=None, num
 
 def kept_of(optimizer: Optimizer) -> dict[str, Tensor]:
     """Which entries move at the next step."""
-    optimizer._begin_epoch()
+    optimizer._begin_step()
     found = {}
     for trainable, state in optimizer.tensor_states.items():
         space = optimizer.parts.space

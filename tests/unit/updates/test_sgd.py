@@ -16,7 +16,7 @@ from foretune.directions import HessianScaled, LowRankProduct
 from foretune.errors import IncompatibleError, UsageError
 from foretune.estimators import SecondDifference, TwoSided
 from foretune.journal import Journal
-from foretune.schedules import RandomGroups
+from foretune.schedules import NormScaled, RandomGroups
 from foretune.spaces import LowRank, Masked, OneSidedOrthonormal
 from foretune.updates import SGD
 from promised import run, state_of
@@ -101,6 +101,7 @@ PARTS = {
     "masked": {"space": Masked(sparsity=0.5, rule="magnitude")},
     "std": {"schedule": RandomGroups(stds=(1.0, 0.5), granularity="tensor")},
     "mask": {"schedule": RandomGroups(stds=(1.0, 0.5))},
+    "scale": {"schedule": NormScaled()},
     "products": {"direction": LowRankProduct(rank=1)},
 }
 
