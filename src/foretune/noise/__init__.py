@@ -6,7 +6,7 @@ The format is described in docs/noise.md. `VERSION` names it; a journal records 
 
 from foretune.noise.address import Law, LowRankNoise, Noise, Purpose, mix, stream_id
 from foretune.noise.layout import Window
-from foretune.noise.mask import NUM_LANES, LaneMask, MagnitudeMask, Mask
+from foretune.noise.mask import NUM_LANES, LaneMask, MagnitudeMask, Mask, RowMask
 from foretune.noise.ops import add, add_low_rank, fill, kept, lanes, low_rank_factors, use_backend
 
 VERSION = 1
@@ -21,6 +21,7 @@ __all__ = [
     "Mask",
     "Noise",
     "Purpose",
+    "RowMask",
     "Window",
     "add",
     "add_low_rank",

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from foretune.noise.address import Law, Noise
 from foretune.noise.layout import Layout
-from foretune.noise.mask import LaneMask, Mask
+from foretune.noise.mask import ElementMask, LaneMask
 from foretune.noise.table import TABLE_SIZE, quantile_table
 
 _PIECE = 1 << 16  # elements a thread takes at a time, some 0.1 ms of work
@@ -64,7 +64,7 @@ def add(
     dense: tuple[float, Tensor] | None,
     terms: Sequence[tuple[float, Noise]],
     rounding: Noise | None,
-    mask: Mask | None,
+    mask: ElementMask | None,
 ) -> None:
     """See `foretune.noise.add`; flat contiguous tensors, coefficients rounded already and none of them 0."""
     coefficient, summand = (0.0, 0) if dense is None else (dense[0], dense[1].data_ptr())

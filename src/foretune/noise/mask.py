@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from torch import Tensor
+
 from foretune.errors import UsageError
 from foretune.noise.address import Noise
 
@@ -42,4 +44,18 @@ class MagnitudeMask:
     limit: float
 
 
-Mask: TypeAlias = LaneMask | MagnitudeMask
+@dataclass(frozen=True, slots=True, eq=False)
+class RowMask:
+    """Keeps the elements of some rows. Compared by identity.
+
+    Args:
+        rows: Distinct indexes along the first dimension, int64 (R,), on the tensor's device.
+    """
+
+    rows: Tensor
+
+
+ElementMask: TypeAlias = LaneMask | MagnitudeMask
+"""What backends know: masks that are decided element by element."""
+
+Mask: TypeAlias = ElementMask | RowMask

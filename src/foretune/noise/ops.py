@@ -21,7 +21,7 @@ from foretune.errors import UsageError
 from foretune.noise import reference
 from foretune.noise.address import LowRankNoise, Noise
 from foretune.noise.layout import Layout, Window
-from foretune.noise.mask import LaneMask, Mask
+from foretune.noise.mask import LaneMask, Mask, RowMask
 
 _HALF = (torch.float16, torch.bfloat16)
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -111,6 +111,8 @@ def add(
     compute = torch.float64 if out.dtype == torch.float64 else torch.float32
     if dense is not None:
         _check_operand("dense", dense[1], out, compute, tuple(out.shape))
+    if isinstance(mask, RowMask):
+        rows, mask = _copy_other_rows(out, base, rows, mask.rows), None
     layout = _layout(out, rows, window)
     terms = [(c, address) for c, address in ((_rounded(c, compute), a) for c, a in noise) if c != 0]
     if dense is not None:
@@ -130,6 +132,8 @@ def kept(mask: Mask, base: Tensor) -> Tensor:
     if isinstance(mask, LaneMask):
         lane = lanes(base.shape, mask.address, base.device)
         return (lane >= mask.start) & (lane < mask.stop)
+    if isinstance(mask, RowMask):
+        return torch.zeros_like(base, dtype=torch.bool).index_fill_(0, mask.rows, True)
     compute = torch.float64 if base.dtype == torch.float64 else torch.float32
     return base.detach().to(compute).abs() <= _rounded(mask.limit, compute)
 
@@ -239,6 +243,16 @@ def _layout(out: Tensor, rows: Tensor | None, window: Window | None) -> Layout:
     if window is None:
         return Layout(num_rows, row_length, 0, 0, row_length, rows)
     return Layout(num_rows, row_length, *window, rows)
+
+
+@torch.no_grad()
+def _copy_other_rows(out: Tensor, base: Tensor, rows: Tensor | None, kept_rows: Tensor) -> Tensor:
+    """Write those of `rows` that a mask does not keep; return the others."""
+    if rows is None:
+        out.copy_(base)
+        return kept_rows
+    out[rows] = base[rows]
+    return rows[torch.isin(rows, kept_rows)]
 
 
 def _flat(out: Tensor, *, keep: bool) -> Tensor:

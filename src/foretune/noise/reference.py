@@ -13,7 +13,7 @@ from torch import Tensor
 
 from foretune.noise.address import Law, Noise
 from foretune.noise.layout import Layout
-from foretune.noise.mask import LaneMask, Mask
+from foretune.noise.mask import ElementMask, LaneMask
 from foretune.noise.table import TABLE_SIZE, quantile_table
 
 LANES_PER_COUNTER = 8
@@ -89,7 +89,7 @@ def add(
     dense: tuple[float, Tensor] | None,
     terms: Sequence[tuple[float, Noise]],
     rounding: Noise | None,
-    mask: Mask | None,
+    mask: ElementMask | None,
 ) -> None:
     """See `foretune.noise.add`; flat contiguous tensors, coefficients rounded already and none of them 0."""
     out, base = (tensor.view(layout.num_rows, layout.row_length) for tensor in (out, base))
@@ -171,7 +171,7 @@ def _blocks(layout: Layout, device: torch.device) -> Iterator[tuple[Tensor, slic
             yield some_rows, slice(column, min(column + _CHUNK, layout.row_length)), starts
 
 
-def _kept(mask: Mask, before: Tensor, starts: Tensor) -> Tensor:
+def _kept(mask: ElementMask, before: Tensor, starts: Tensor) -> Tensor:
     if isinstance(mask, LaneMask):
         lane = lanes(starts, before.shape[1], mask.address)
         return (lane >= mask.start) & (lane < mask.stop)

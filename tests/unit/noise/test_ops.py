@@ -13,6 +13,7 @@ from foretune.noise import (
     MagnitudeMask,
     Noise,
     Purpose,
+    RowMask,
     Window,
     add,
     add_low_rank,
@@ -289,7 +290,11 @@ def test_an_unknown_backend_is_refused():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("mask", [LaneMask(GAUSSIAN, 9_000, 50_000), MagnitudeMask(0.5)], ids=["lanes", "magnitude"])
+@pytest.mark.parametrize(
+    "mask",
+    [LaneMask(GAUSSIAN, 9_000, 50_000), MagnitudeMask(0.5), RowMask(torch.arange(3, 38, 2))],
+    ids=["lanes", "magnitude", "rows"],
+)
 def test_what_a_mask_does_not_keep_is_copied_from_the_base(dtype, mask):
     base = sample((40, 50), dtype)
     out, unmasked = torch.full_like(base, math.nan), torch.empty_like(base)
@@ -299,6 +304,22 @@ def test_what_a_mask_does_not_keep_is_copied_from_the_base(dtype, mask):
     keep = kept(mask, base)
     assert 100 < int(keep.sum()) < 1900
     assert same_bits(out, torch.where(keep, unmasked, base))
+
+
+@pytest.mark.parametrize("mask", [MagnitudeMask(0.5), RowMask(torch.tensor([7, 1, 3, 0]))], ids=["magnitude", "rows"])
+def test_only_the_rows_asked_for_are_written_whatever_a_mask_keeps(mask):
+    base = sample((8, 50), torch.bfloat16)
+    options = {"noise": [(0.1, RADEMACHER)], "rounding": ROUNDING, "mask": mask}
+    rows = torch.tensor([5, 3, 0, 6])
+    whole, out = torch.empty_like(base), torch.full_like(base, 7.0)
+    add(whole, base, **options)
+    add(out, base, rows=rows, **options)
+    expected = torch.full_like(base, 7.0)
+    expected[rows] = whole[rows]
+    assert same_bits(out, expected)
+    in_place = base.clone()
+    add(in_place, in_place, **options)
+    assert same_bits(in_place, whole)
 
 
 def test_a_lane_mask_keeps_its_share_and_adjoining_ones_are_disjoint():
