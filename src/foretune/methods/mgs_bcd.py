@@ -38,6 +38,8 @@ class MGSBCDMethod(AbstractMethod):
         selective_ratio: Fraction of the rows that rest, in [0, 1). Published: 0.5.
         bcd: Count for 50 steps, in which nothing moves, how often each row is kept; then update one random half of
             the rows kept most often for 200 steps, the other half for 200, and count again.
+        perturb_selected: Perturb only the rows that are updated, which are then those of the step before; rows of B
+            that are zero when they come to rest stay so. For runs without `bcd`.
         adaselect: Raise the ratio when the dev metric stops improving; with `bcd`, from the next counting step on.
         patience: Evaluations in a row without improvement before it is raised. Not published.
     References:
@@ -66,6 +68,7 @@ class MGSBCDMethod(AbstractMethod):
     num_directions: int = 1
     selective_ratio: float = 0.5
     bcd: bool = False
+    perturb_selected: bool = False
     adaselect: bool = False
     patience: int = 3
 
@@ -79,6 +82,7 @@ class MGSBCDMethod(AbstractMethod):
             schedule=MagnitudeGroups(
                 selective_ratio=self.selective_ratio,
                 bcd=self.bcd,
+                perturb_selected=self.perturb_selected,
                 adaselect=self.adaselect,
                 patience=self.patience,
             ),

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -15,16 +15,17 @@ from torch import Tensor, nn
 
 from foretune import noise
 from foretune.errors import IncompatibleError, UsageError
-from foretune.noise import NUM_LANES, Noise, Purpose
+from foretune.noise import NUM_LANES, Noise, Purpose, RowMask
 from foretune.schedules.activations import watch_outputs
 from foretune.schedules.lora_blocks import check_lora
 from foretune.schedules.plateau import Plateau
 from foretune.schedules.whole import Whole
-from foretune.types import AbstractSchedule, Block, Parts, TensorState, Trainable
+from foretune.types import AbstractSchedule, Block, Member, Parts, TensorState, Trainable
 
 logger = logging.getLogger(__name__)
 
 _VOTES = "row_votes"
+_MEASURED = "measured_rows"
 _LEVEL = "level_of_votes"
 _RATIOS = (0.5, 0.7, 0.9)
 _SILENT_STEPS = 1000
@@ -45,6 +46,10 @@ class MagnitudeGroups(AbstractSchedule):
     kept): plainly at every step, with `bcd` at 50 of 450. Evaluations between steps are not watched. State: one number
     a row, how often it was kept (in this step, or in the counting part of this cycle).
 
+    With `perturb_selected` the rows kept at a step are those that the next one perturbs and updates (the first one: all
+    rows): where they are measured the estimate has the same mean and less variance. A row of B that is zero when it
+    comes to rest has no activation any more, and rests for good. State: one number a row more.
+
     With `adaselect` the ratio moves from selective_ratio through the larger ones of 0.5, 0.7 and 0.9, to the next one
     after `patience` reports (`Optimizer.report`) in a row that do not improve on the best one. A new ratio holds from
     the next step on at which activations are compared; with `bcd` the last of a cycle's 50 decides how many rows it
@@ -57,6 +62,7 @@ class MagnitudeGroups(AbstractSchedule):
         selective_ratio: Fraction s of the rows that rest, in [0, 1).
         bcd: Select once a cycle and move the rows in two halves.
         count_steps, half_steps: Lengths of the parts of a cycle. Published: 50 and 200.
+        perturb_selected: Perturb only the rows that are updated, which are then those kept at the step before.
         adaselect: Raise the ratio when the dev metric stops improving.
         patience: Evaluations without improvement before it is raised. Not published.
     Raises:
@@ -72,11 +78,12 @@ class MagnitudeGroups(AbstractSchedule):
     bcd: bool = False
     count_steps: int = 50
     half_steps: int = 200
+    perturb_selected: bool = False
     adaselect: bool = False
     patience: int = 3
 
     sequential = False
-    state_names: ClassVar[tuple[str, ...]] = (_VOTES, _LEVEL, *Plateau.STATE_NAMES)
+    state_names: ClassVar[tuple[str, ...]] = (_VOTES, _MEASURED, _LEVEL, *Plateau.STATE_NAMES)
 
     def __post_init__(self) -> None:
         if not 0 <= self.selective_ratio < 1:
@@ -84,6 +91,8 @@ class MagnitudeGroups(AbstractSchedule):
         for name in ("count_steps", "half_steps", "patience"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.bcd and self.perturb_selected:
+            raise UsageError("perturb_selected is for rows that are selected at every step: drop it, or bcd.")
         if not self.adaselect and self.patience != type(self).patience:
             raise UsageError("patience would have no effect: the ratio stays. Drop it, or set adaselect=True.")
         if self.adaselect and len(self._ratios) == 1:
@@ -105,13 +114,33 @@ class MagnitudeGroups(AbstractSchedule):
         if any(parts.space.lifts(trainable) for trainable in trainables):
             space = type(parts.space).__name__
             raise IncompatibleError(f"{name} cannot be combined with {space}: it moves rows, which move jointly there.")
-        if parts.update.num_trials:
+        if self.perturb_selected and parts.space.masks:
+            space = type(parts.space).__name__
+            raise IncompatibleError(
+                f"{name} cannot be combined with {space}: both mask the entries of a tensor. Drop perturb_selected."
+            )
+        if parts.update.num_trials and not self.perturb_selected:
             update = type(parts.update).__name__
             raise IncompatibleError(f"{name} cannot be combined with {update}, which tries steps of all rows.")
 
     def blocks(self, step: int, trainables: Sequence[Trainable], *, seed: int) -> Sequence[Block]:
         """Return one block with every tensor."""
-        return Whole().blocks(step, trainables, seed=seed)
+        if not self.perturb_selected:
+            return Whole().blocks(step, trainables, seed=seed)
+        return (Block(tuple(Member(t, mask=RowMask(torch.arange(t.shape[0]))) for t in trainables)),)
+
+    def begin_step(self, step: int, states: Mapping[Trainable, TensorState]) -> None:
+        """Keep which rows the step before has selected, if it is these that are measured."""
+        if self.perturb_selected:
+            for trainable, state in states.items():
+                every = torch.ones(trainable.shape[0], dtype=trainable.compute_dtype, device=trainable.parameter.device)
+                state.tensors[_MEASURED] = state.tensors.get(_VOTES, every)
+
+    def member(self, member: Member, state: TensorState) -> Member:
+        """Return the member, masked but for the rows that are measured at this step."""
+        if not self.perturb_selected:
+            return member
+        return replace(member, mask=RowMask(state.tensors[_MEASURED].nonzero().flatten()))
 
     @property
     def follows_metrics(self) -> bool:
@@ -184,6 +213,8 @@ class MagnitudeGroups(AbstractSchedule):
     def rows(self, trainable: Trainable, state: TensorState, *, step: int, seed: int) -> Tensor | None:
         """Return the rows that the update of this step writes."""
         votes, place = state.tensors[_VOTES], step % self._cycle
+        if self.perturb_selected:
+            return None  # the members' masks say which
         if not self.bcd:
             return None if bool(votes.all()) else votes.nonzero().flatten()
         if place < self.count_steps:
@@ -198,8 +229,9 @@ class MagnitudeGroups(AbstractSchedule):
         return shuffled[:middle] if place < self.count_steps + self.half_steps else shuffled[middle:]
 
     def num_state_elements(self, trainable: Trainable) -> int:
-        """One a row; with `adaselect` its level and that of the votes."""
-        return trainable.shape[0] + (1 + Plateau.NUM_ELEMENTS if self.adaselect else 0)
+        """One or two a row; with `adaselect` its level and that of the votes."""
+        of_levels = 1 + Plateau.NUM_ELEMENTS if self.adaselect else 0
+        return trainable.shape[0] * (2 if self.perturb_selected else 1) + of_levels
 
     def _counts(self, step: int) -> bool:
         """Whether activations are compared at this step."""

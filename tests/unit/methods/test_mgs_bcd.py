@@ -14,9 +14,8 @@ def test_published_defaults() -> None:
     assert make_method("mgs_bcd", {"bcd": True, "selective_ratio": 0.7}).parts().schedule == MagnitudeGroups(
         selective_ratio=0.7, bcd=True
     )
-    assert make_method("mgs_bcd", {"adaselect": True, "patience": 2}).parts().schedule == MagnitudeGroups(
-        adaselect=True, patience=2
-    )
+    own = {"adaselect": True, "patience": 2, "perturb_selected": True}
+    assert make_method("mgs_bcd", own).parts().schedule == MagnitudeGroups(**own)
 
 
 def test_it_learns_with_half_of_the_rows() -> None:

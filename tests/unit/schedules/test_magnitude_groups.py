@@ -18,7 +18,7 @@ from foretune.parameters import collect_trainables
 from foretune.schedules import MagnitudeGroups
 from foretune.schedules.activations import watch_outputs
 from foretune.schedules.magnitude_groups import largest
-from foretune.spaces import LowRank
+from foretune.spaces import LowRank, Masked
 from foretune.types import AbstractSpace, AbstractUpdate
 from foretune.updates import Conservative, Momentum
 from promised import run, state_of
@@ -312,7 +312,7 @@ def test_with_adaselect_a_replay_needs_no_reports_and_a_resume_goes_on_with_them
     declared = sum(optimizer.parts.schedule.num_state_elements(trainable) for trainable in optimizer.trainables)
     names = optimizer.parts.schedule.state_names
     states = [state.tensors for state in optimizer.tensor_states.values()]
-    assert sum(state[name].numel() for state in states for name in names) == declared
+    assert sum(state[name].numel() for state in states for name in names if name in state) == declared
 
     replayed = build(TOYS["lora"].net(), **settings)
     replay_journal(replayed, Journal.read(tmp_path / "journal"))
@@ -344,6 +344,94 @@ def test_adaselect_without_any_report_says_so_once(
         assert len(said) == (0 if reports else 1)
 
 
+def test_accept_perturb_selected_measures_the_rows_that_move_and_no_others() -> None:
+    """They are the rows kept at the step before, at first all; the estimate is MeZO's on them."""
+    model = Planted()
+    optimizer = build(model, perturb_selected=True, lr=1e-3)
+    optimizer.engine_name = "in_place"
+    before, kept = factors(model), None
+    for step in range(6):
+        seen: list[dict[str, Tensor]] = []
+
+        def closure(seen: list[dict[str, Tensor]] = seen) -> Tensor:
+            seen.append(factors(model))
+            return model()
+
+        optimizer.step(closure)
+        measured = [moved_rows(before, weights) for weights in seen[-2:]]
+        after = factors(model)
+        moved = moved_rows(before, after)
+        assert measured == [moved, moved]
+        assert kept is None or moved == kept
+        assert len(moved["A"]) == (2 if step else 4)
+        for name, tensor in after.items():
+            direction = (seen[-2][name] - seen[-1][name]) / 2e-3  # the two sides; zero in rows at rest
+            expected = before[name] - 1e-3 * optimizer.last_record.scalars[0] * direction
+            assert torch.allclose(tensor, expected, atol=2e-4)
+        bits = torch.cat([state.tensors["row_votes"] for state in optimizer.tensor_states.values()])
+        sides = ["A" if "lora_A" in trainable.name else "B" for trainable in optimizer.trainables]
+        sizes = [trainable.shape[0] for trainable in optimizer.trainables]
+        kept = {side: rows.nonzero().flatten().tolist() for side, rows in zip(sides, bits.split(sizes), strict=True)}
+        assert 1 in kept["A"]
+        assert {0, 4} <= set(kept["B"])
+        before = after
+
+
+def test_perturb_selected_is_unbiased_on_its_rows_with_less_variance() -> None:
+    """Rows at rest add no noise: on a linear loss the variance is that of the rows measured."""
+    errors = {}
+    for selected in (False, True):
+        total, count = torch.zeros(6, 4, dtype=torch.float64), 120
+        squares = 0.0
+        for seed in range(count):
+            model = Planted()
+            optimizer = build(model, perturb_selected=selected, lr=0.0, seed=seed)
+            run(optimizer, model, 1)  # after which two of four rows of A and three of six of B are measured
+            optimizer.estimate(model)
+            estimate = dict(optimizer.gradient_estimates())[optimizer.trainables[1]].double()
+            total += estimate / count
+            squares += float(estimate[[0, 4]].square().sum()) / count
+        model.zero_grad()
+        model().backward()
+        gradient = model.layer.lora_B["default"].weight.grad[[0, 4]].double()
+        assert (total[[0, 4]] - gradient).norm() < 5 * math.sqrt(squares / count)
+        errors[selected] = squares
+        if selected:
+            assert int((total == 0).all(dim=1).sum()) == 3
+    assert errors[True] < 0.95 * errors[False]
+
+
+@pytest.mark.parametrize("engine", ["layerwise", "in_place"])
+def test_with_perturb_selected_replay_and_resume_give_the_bits_of_the_run(tmp_path: Path, engine: str) -> None:
+    settings = {"update": Momentum(), "lr": 0.01, "perturb_selected": True}
+    model = TOYS["lora"].net()
+    optimizer, checkpoints = build(model, **settings), []
+    optimizer.engine_name = engine
+    optimizer.record_to(tmp_path / "journal")
+    for _ in range(8):
+        checkpoints.append(copy.deepcopy((weights_of(model), optimizer.state_dict())))
+        optimizer.step(model)
+    optimizer.journal.close()
+    declared = sum(optimizer.parts.schedule.num_state_elements(trainable) for trainable in optimizer.trainables)
+    states = [state.tensors for state in optimizer.tensor_states.values()]
+    found = [state[name] for state in states for name in ("row_votes", "measured_rows")]
+    assert sum(tensor.numel() for tensor in found) == declared
+    journal = Journal.read(tmp_path / "journal")
+    replayed = build(TOYS["lora"].net(), **settings)
+    assert len([replayed.projected_grads(record) for record in journal.steps]) == 8  # before any step
+    replay_journal(replayed, journal)
+    assert differing_bits(state_of(optimizer), state_of(replayed)) == []
+    for num_done, (weights, state) in enumerate(checkpoints):
+        resumed = build(TOYS["lora"].net(), **settings)
+        resumed.engine_name = engine
+        restore(resumed.model, weights)
+        resumed.load_state_dict(state)
+        for record in journal.steps[num_done : num_done + 2]:
+            resumed.replay(record)
+        run(resumed, resumed.model, max(0, 6 - num_done))
+        assert differing_bits(state_of(optimizer), state_of(resumed)) == []
+
+
 def test_an_adapter_that_does_not_run_keeps_all_rows_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     model = Planted()
     before = factors(model)
@@ -363,6 +451,8 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
         build(TOYS["full"].net())
     with pytest.raises(IncompatibleError, match="MagnitudeGroups cannot be combined with LowRank"):
         build(Planted(), space=LowRank())
+    with pytest.raises(IncompatibleError, match=r"combined with Masked: both mask .* Drop perturb_selected"):
+        build(Planted(), space=Masked(), perturb_selected=True)
     with pytest.raises(IncompatibleError, match="MagnitudeGroups cannot be combined with Conservative"):
         build(Planted(), update=Conservative())
     with pytest.raises(IncompatibleError, match=r"'m\.lora_embedding_A' of shape \(2, 40\) belongs to another kind"):
@@ -377,6 +467,7 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
         ({"half_steps": 0}, "half_steps must be at least 1, got 0"),
         ({"adaselect": True, "patience": 0}, "patience must be at least 1, got 0"),
         ({"patience": 5}, "patience would have no effect"),
+        ({"bcd": True, "perturb_selected": True}, "perturb_selected is for rows that are selected at every step"),
         ({"adaselect": True, "selective_ratio": 0.9}, "up to 0.9 and cannot begin at 0.9"),
     ],
     ids=str,
