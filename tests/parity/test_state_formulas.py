@@ -1,6 +1,5 @@
 """Bytes of persistent state against the formulas of the papers, written out here and not read off the parts."""
 
-
 import pytest
 from torch import nn
 
