@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import abc
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +18,12 @@ from foretune.directions import Gaussian
 from foretune.engine import ENGINES, AbstractEngine, EngineName, choose_engine, hold_interrupts
 from foretune.errors import IncompatibleError, NonFiniteLossError, UsageError, near_misses
 from foretune.journal import JournalWriter, StepRecord
-from foretune.noise import Mask, Noise, Purpose
-from foretune.norms import norm
+from foretune.noise import Noise, Purpose
 from foretune.parameters import collect_trainables
+from foretune.probe import BlockProbe, BlockTrial
 from foretune.schedules import Whole
 from foretune.spaces import Identity
+from foretune.step_directions import StepDirections
 from foretune.types import (
     AbstractDirection,
     AbstractEstimator,
@@ -31,11 +31,8 @@ from foretune.types import (
     AbstractSpace,
     AbstractUpdate,
     Block,
-    Combination,
-    Draw,
     Estimate,
     LossClosure,
-    Member,
     Parts,
     TensorState,
     Trainable,
@@ -186,7 +183,7 @@ class Optimizer(torch.optim.Optimizer):
         with self.engine.session(), watch as observed:
             for index, block in list(enumerate(blocks))[len(estimates) :]:
                 self._refresh(block)
-                found = self._measure(_BlockProbe(self, self.engine, closure, block, index))
+                found = self._measure(BlockProbe(self._directions, self.engine, closure, block, index))
                 estimates.append(found)
                 if self.parts.schedule.sequential and index + 1 < len(blocks):
                     with hold_interrupts():
@@ -205,7 +202,7 @@ class Optimizer(torch.optim.Optimizer):
         self._pending_is_recorded = False
         return self._pending.loss
 
-    def _measure(self, probe: _BlockProbe) -> Estimate:
+    def _measure(self, probe: BlockProbe) -> Estimate:
         """Return what the losses of one block say and what the update decides; zeros if they are not finite."""
         parts = self.parts
         found = parts.estimator.estimate(probe)
@@ -214,7 +211,7 @@ class Optimizer(torch.optim.Optimizer):
             bad_loss = math.nan if math.isfinite(found.loss) else found.loss
             return Estimate((0.0,) * (len(found.scalars) + parts.update.num_decisions), bad_loss)
         if parts.update.num_decisions:
-            decision = parts.update.decide(_BlockTrial(probe, found.scalars))
+            decision = parts.update.decide(BlockTrial(probe, found.scalars, self.lr))
             found = Estimate((*found.scalars, *decision), found.loss)
         return found
 
@@ -238,23 +235,11 @@ class Optimizer(torch.optim.Optimizer):
         if self._pending is None or self.parts.schedule.sequential:
             reason = "nothing is estimated" if self._pending is None else "its blocks are measured at different weights"
             raise UsageError(f"There is no gradient estimate of this step: {reason}.")
+        directions = self._directions
         for index, (block, shares) in enumerate(_split(self._blocks(self.num_steps), self._pending.scalars)):
-            scalars, _ = self._without_decision(shares)
-            queries = self._queries(index, scalars)
+            queries = directions.queries(index, self._without_decision(shares)[0])
             for member in block.members:
-                yield member.trainable, self._lifted_estimate(member, queries)
-
-    def _lifted_estimate(self, member: Member, queries: Sequence[_Query]) -> Tensor:
-        """Return the gradient estimate of one tensor, of the tensor's shape."""
-        space, trainable = self.parts.space, member.trainable
-        _, vector = self._estimate_of(member, queries)
-        if vector.mask is not None:  # it may read the weights, which the zeros below are not
-            shape = space.coordinate_shape(trainable)
-            vector = Combination(dense=(1.0, vector.materialize(shape, trainable.parameter)))
-        out = trainable.parameter.new_zeros(trainable.shape, dtype=trainable.compute_dtype)
-        epoch = space.epoch(self.num_steps)
-        space.add(trainable, vector, out=out, base=out, seed=self.seed, epoch=epoch)
-        return out
+                yield member.trainable, directions.lifted_estimate(member, queries)
 
     def recall(self, record: StepRecord) -> None:
         """Take a recorded step in place of an `estimate`: `step()` makes its update and journals nothing.
@@ -339,9 +324,9 @@ class Optimizer(torch.optim.Optimizer):
     def _move(self, block: Block, index: int, scalars: tuple[float, ...], lr: float) -> None:
         """Update the tensors of one block."""
         self._refresh(block)
-        parts, step = self.parts, self.num_steps
+        parts, step, directions = self.parts, self.num_steps, self._directions
         scalars, decision = self._without_decision(scalars)
-        queries = self._queries(index, scalars)
+        queries = directions.queries(index, scalars)
         keys = [query.key for query in queries]
         for member in block.members:
             trainable, state = member.trainable, self.tensor_states[member.trainable]
@@ -351,7 +336,7 @@ class Optimizer(torch.optim.Optimizer):
             )
             if parts.direction.advances_first:
                 advance()
-            draws, estimate = self._estimate_of(member, queries)
+            draws, estimate = directions.estimate(member, queries)
             change = parts.update.apply(
                 UpdateContext(
                     member=member,
@@ -371,7 +356,7 @@ class Optimizer(torch.optim.Optimizer):
                     out=trainable.parameter,
                     base=trainable.parameter,
                     seed=self.seed,
-                    epoch=parts.space.epoch(step),
+                    epoch=directions.epoch,
                     scale=change.scale,
                     rounding=Noise(keys[0], trainable.stream, Purpose.UPDATE_ROUNDING),
                     rows=parts.schedule.rows(trainable, state, step=step, seed=self.seed),
@@ -379,37 +364,12 @@ class Optimizer(torch.optim.Optimizer):
             if not parts.direction.advances_first:
                 advance()
             state.num_updates += 1
-            state.epoch = parts.space.epoch(step)
+            state.epoch = directions.epoch
 
-    def _draw(self, member: Member, key: int) -> Draw:
-        """Return the direction of one tensor and query, before the member's std and mask."""
-        trainable = member.trainable
-        return self.parts.direction.draw(
-            trainable,
-            self.tensor_states[trainable],
-            key=key,
-            step=self.num_steps,
-            coordinate_shape=self.parts.space.coordinate_shape(trainable),
-        )
-
-    def _estimate_of(self, member: Member, queries: Sequence[_Query]) -> tuple[tuple[Draw, ...], Combination]:
-        """Return what the direction drew for one tensor, and the gradient estimate in coordinates."""
-        factor = member.scale * member.std * self.parts.space.estimate_scale(member.trainable)
-        draws = tuple(self._draw(member, query.key) for query in queries)
-        estimate = Combination()
-        for draw, query in zip(draws, queries, strict=True):
-            estimate += draw.vector.scaled(query.weight * factor)
-        return draws, replace(estimate, mask=self._mask(member))
-
-    def _mask(self, member: Member) -> Mask | None:
-        """Return which entries of a tensor move, by its block or by the space."""
-        space = self.parts.space
-        state, epoch = self.tensor_states[member.trainable], space.epoch(self.num_steps)
-        of_space = space.mask(member.trainable, state, seed=self.seed, epoch=epoch)
-        if member.mask is not None and of_space is not None:
-            names = type(space).__name__, type(self.parts.schedule).__name__
-            raise IncompatibleError(f"{names[0]} cannot be combined with {names[1]}: both mask entries of a tensor.")
-        return member.mask or of_space
+    @property
+    def _directions(self) -> StepDirections:
+        """What is drawn, masked and estimated in the next step."""
+        return StepDirections(self.parts, self.tensor_states, self.seed, self.num_steps)
 
     def _blocks(self, step: int) -> Sequence[Block]:
         schedule, states = self.parts.schedule, self.tensor_states
@@ -420,14 +380,6 @@ class Optimizer(torch.optim.Optimizer):
         """Part a block's scalars into those of the estimator and the update's decision."""
         count = len(scalars) - self.parts.update.num_decisions
         return scalars[:count], scalars[count:]
-
-    def _queries(self, block_index: int, scalars: tuple[float, ...]) -> list[_Query]:
-        """Return the queries of a block that were measured, with what the estimator makes of its scalars."""
-        weights = self.parts.estimator.weights(scalars)
-        return [_Query(self._key(block_index, index), weight) for index, weight in enumerate(weights)]
-
-    def _key(self, block_index: int, query: int) -> int:
-        return noise.mix(self.seed, self.num_steps, block_index * self.parts.estimator.num_directions + query)
 
     # ---------------------------------------------------------------- journal
 
@@ -542,132 +494,3 @@ def _split(blocks: Sequence[Block], scalars: tuple[float, ...]) -> list[tuple[Bl
     """Pair each block with its share of a step's scalars (every block has the same number)."""
     count = len(scalars) // len(blocks)
     return [(block, scalars[index * count : (index + 1) * count]) for index, block in enumerate(blocks)]
-
-
-class _Query(NamedTuple):
-    """One direction of a block: the key of its noise, and its weight in the gradient estimate."""
-
-    key: int
-    weight: float
-
-
-@dataclass(frozen=True, slots=True)
-class _BlockProbe:
-    """Evaluates losses around the current weights along the directions of one block."""
-
-    optimizer: Optimizer
-    engine: AbstractEngine
-    closure: LossClosure
-    block: Block
-    index: int
-
-    @property
-    def step(self) -> int:
-        return self.optimizer.num_steps
-
-    def loss(self, *shifts: tuple[int, float]) -> float:
-        perturbation = _Shift(self.optimizer, self.block, self.index, shifts) if shifts else None
-        return self.engine.loss(self.closure, perturbation)
-
-    def slope(self, query: int) -> tuple[float, float]:
-        return self.engine.slope(self.closure, _Shift(self.optimizer, self.block, self.index, [(query, 1.0)]))
-
-
-@dataclass(frozen=True, slots=True)
-class _BlockTrial:
-    """Says where plain descent along the estimate of one block leads, and how far."""
-
-    probe: _BlockProbe
-    scalars: tuple[float, ...]
-
-    def loss(self, factor: float) -> float:
-        probe = self.probe
-        return probe.engine.loss(probe.closure, _Step(probe.optimizer, probe.block, probe.index, self.scalars, factor))
-
-    @torch.no_grad()
-    def norm(self) -> float:
-        optimizer, block = self.probe.optimizer, self.probe.block
-        queries = optimizer._queries(self.probe.index, self.scalars)
-        return math.hypot(*(norm(optimizer._lifted_estimate(member, queries)) for member in block.members))
-
-
-class _Displacement(abc.ABC):
-    """A perturbation of the tensors of one block by a vector in coordinates."""
-
-    rounding_purpose: ClassVar[Purpose]
-
-    def __init__(self, optimizer: Optimizer, block: Block, rounding_key: int) -> None:
-        self._optimizer = optimizer
-        self._members: dict[Trainable, Member] = {member.trainable: member for member in block.members}
-        self._rounding_key = rounding_key
-
-    @abc.abstractmethod
-    def _vector(self, member: Member) -> Combination:
-        """Return the displacement of one tensor, before its mask."""
-
-    def moves(self, trainable: Trainable) -> bool:
-        return trainable in self._members
-
-    def write(self, trainable: Trainable, *, out: Tensor, base: Tensor, rows: Tensor | None = None) -> None:
-        self._add(trainable, self._optimizer._mask(self._members[trainable]), out=out, base=base, rows=rows)
-
-    def write_tangent(self, trainable: Trainable, *, out: Tensor, rows: Tensor | None = None) -> None:
-        """Write the displacement itself: 0 where the mask, which may ask for the weight, does not keep an entry."""
-        if rows is None:
-            out.zero_()
-        else:
-            out.index_fill_(0, rows, 0.0)
-        self._add(trainable, None, out=out, base=out, rows=rows)
-        mask = self._optimizer._mask(self._members[trainable])
-        if mask is not None:
-            out.masked_fill_(~noise.kept(mask, trainable.parameter), 0.0)
-
-    def _add(self, trainable: Trainable, mask: Mask | None, *, out: Tensor, base: Tensor, rows: Tensor | None) -> None:
-        optimizer, space = self._optimizer, self._optimizer.parts.space
-        space.add(
-            trainable,
-            replace(self._vector(self._members[trainable]), mask=mask),
-            out=out,
-            base=base,
-            seed=optimizer.seed,
-            epoch=space.epoch(optimizer.num_steps),
-            rounding=Noise(self._rounding_key, trainable.stream, self.rounding_purpose),
-            rows=rows,
-        )
-
-
-class _Shift(_Displacement):
-    """The perturbation ``sum coef * std * lift(direction(query))``.
-
-    Half-precision copies are rounded with bits that depend on the step and query, not on the sign: plus and
-    minus round alike, and their difference stays along the direction.
-    """
-
-    rounding_purpose = Purpose.PERTURBATION_ROUNDING
-
-    def __init__(self, optimizer: Optimizer, block: Block, index: int, shifts: Sequence[tuple[int, float]]) -> None:
-        self._shifts = [(optimizer._key(index, query), coef) for query, coef in shifts]
-        super().__init__(optimizer, block, self._shifts[0][0])
-
-    def _vector(self, member: Member) -> Combination:
-        vector = Combination()
-        for key, coef in self._shifts:
-            vector += self._optimizer._draw(member, key).vector.scaled(coef * member.std)
-        return vector
-
-
-class _Step(_Displacement):
-    """The change ``-factor * lr * lift(estimate)``, rounded as the update that makes it would be."""
-
-    rounding_purpose = Purpose.UPDATE_ROUNDING
-
-    def __init__(
-        self, optimizer: Optimizer, block: Block, index: int, scalars: tuple[float, ...], factor: float
-    ) -> None:
-        self._queries = optimizer._queries(index, scalars)
-        self._factor = factor
-        super().__init__(optimizer, block, self._queries[0].key)
-
-    def _vector(self, member: Member) -> Combination:
-        _, estimate = self._optimizer._estimate_of(member, self._queries)
-        return estimate.scaled(-self._factor * self._optimizer.lr * member.lr)

@@ -395,5 +395,5 @@ def test_settings_out_of_range_are_named(option: str) -> None:
 
 
 def test_an_unknown_reshape_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"Unknown reshape 'alway'\. Did you mean: always"):
-        Orthonormal(reshape="alway")
+    with pytest.raises(UsageError, match=r"Unknown reshape 'alwaysx'\. Did you mean: always"):
+        Orthonormal(reshape="alwaysx")

@@ -1,0 +1,165 @@
+"""How a block's losses are evaluated: the displacements an engine writes, and what estimators and updates ask."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from foretune import noise
+from foretune.engine import AbstractEngine
+from foretune.noise import Mask, Noise, Purpose
+from foretune.norms import norm
+from foretune.step_directions import StepDirections
+from foretune.types import Block, Combination, LossClosure, Member, Trainable
+
+
+@dataclass(frozen=True, slots=True)
+class BlockProbe:
+    """Evaluates losses around the current weights along the directions of one block (`foretune.types.Probe`).
+
+    Attributes:
+        directions: Those of the step.
+        engine: In a session.
+        closure: The loss.
+        block: The tensors that are displaced.
+        index: The block's place in the step.
+    """
+
+    directions: StepDirections
+    engine: AbstractEngine
+    closure: LossClosure
+    block: Block
+    index: int
+
+    @property
+    def step(self) -> int:
+        """Index of the step that is measured."""
+        return self.directions.step
+
+    def loss(self, *shifts: tuple[int, float]) -> float:
+        """Return the loss at ``theta + sum coef * direction(query)`` over the pairs ``(query, coef)``."""
+        return self.engine.loss(self.closure, self._shift(shifts) if shifts else None)
+
+    def slope(self, query: int) -> tuple[float, float]:
+        """Return the loss and its exact derivative along ``direction(query)``."""
+        return self.engine.slope(self.closure, self._shift([(query, 1.0)]))
+
+    def _shift(self, shifts: Sequence[tuple[int, float]]) -> _Shift:
+        keyed = [(self.directions.key(self.index, query), coef) for query, coef in shifts]
+        return _Shift(self.directions, self.block, keyed)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockTrial:
+    """Says where plain descent along the estimate of one block leads, and how far (`foretune.types.Trial`).
+
+    Attributes:
+        probe: Of the block.
+        scalars: What the estimator found.
+        lr: Learning rate of the step.
+    """
+
+    probe: BlockProbe
+    scalars: tuple[float, ...]
+    lr: float
+
+    def loss(self, factor: float) -> float:
+        """Return the loss at ``theta - factor * lr * lift(estimate)``."""
+        probe = self.probe
+        descent = _Descent(probe.directions, probe.block, probe.index, self.scalars, factor * self.lr)
+        return probe.engine.loss(probe.closure, descent)
+
+    @torch.no_grad()
+    def norm(self) -> float:
+        """Return the norm of the lifted estimate, over all tensors of the block; one of them is made at a time."""
+        probe = self.probe
+        queries = probe.directions.queries(probe.index, self.scalars)
+        return math.hypot(*(norm(probe.directions.lifted_estimate(member, queries)) for member in probe.block.members))
+
+
+class _Displacement(abc.ABC):
+    """A perturbation of the tensors of one block by a vector in coordinates."""
+
+    rounding_purpose: ClassVar[Purpose]
+
+    def __init__(self, directions: StepDirections, block: Block, rounding_key: int) -> None:
+        self._directions = directions
+        self._members: dict[Trainable, Member] = {member.trainable: member for member in block.members}
+        self._rounding_key = rounding_key
+
+    @abc.abstractmethod
+    def _vector(self, member: Member) -> Combination:
+        """Return the displacement of one tensor, before its mask."""
+
+    def moves(self, trainable: Trainable) -> bool:
+        return trainable in self._members
+
+    def write(self, trainable: Trainable, *, out: Tensor, base: Tensor, rows: Tensor | None = None) -> None:
+        self._add(trainable, self._directions.mask(self._members[trainable]), out=out, base=base, rows=rows)
+
+    def write_tangent(self, trainable: Trainable, *, out: Tensor, rows: Tensor | None = None) -> None:
+        """Write the displacement itself: 0 where the mask, which may ask for the weight, does not keep an entry."""
+        if rows is None:
+            out.zero_()
+        else:
+            out.index_fill_(0, rows, 0.0)
+        self._add(trainable, None, out=out, base=out, rows=rows)
+        mask = self._directions.mask(self._members[trainable])
+        if mask is not None:
+            out.masked_fill_(~noise.kept(mask, trainable.parameter), 0.0)
+
+    def _add(self, trainable: Trainable, mask: Mask | None, *, out: Tensor, base: Tensor, rows: Tensor | None) -> None:
+        directions = self._directions
+        directions.parts.space.add(
+            trainable,
+            replace(self._vector(self._members[trainable]), mask=mask),
+            out=out,
+            base=base,
+            seed=directions.seed,
+            epoch=directions.epoch,
+            rounding=Noise(self._rounding_key, trainable.stream, self.rounding_purpose),
+            rows=rows,
+        )
+
+
+class _Shift(_Displacement):
+    """The perturbation ``sum coef * std * lift(direction)``, given pairs of a direction's key and a coefficient.
+
+    Half-precision copies are rounded with bits that depend on the step and query, not on the sign: plus and
+    minus round alike, and their difference stays along the direction.
+    """
+
+    rounding_purpose = Purpose.PERTURBATION_ROUNDING
+
+    def __init__(self, directions: StepDirections, block: Block, shifts: Sequence[tuple[int, float]]) -> None:
+        self._shifts = shifts
+        super().__init__(directions, block, shifts[0][0])
+
+    def _vector(self, member: Member) -> Combination:
+        vector = Combination()
+        for key, coef in self._shifts:
+            vector += self._directions.draw(member, key).vector.scaled(coef * member.std)
+        return vector
+
+
+class _Descent(_Displacement):
+    """The change ``-length * lift(estimate)``, rounded as the update that makes it would be."""
+
+    rounding_purpose = Purpose.UPDATE_ROUNDING
+
+    def __init__(
+        self, directions: StepDirections, block: Block, index: int, scalars: tuple[float, ...], length: float
+    ) -> None:
+        self._queries = directions.queries(index, scalars)
+        self._length = length
+        super().__init__(directions, block, self._queries[0].key)
+
+    def _vector(self, member: Member) -> Combination:
+        _, estimate = self._directions.estimate(member, self._queries)
+        return estimate.scaled(-self._length * member.lr)
