@@ -116,7 +116,7 @@ def entry(name: str) -> Entry:
 def num_forwards(parts: Parts, trainables: Sequence[Trainable]) -> int:
     """Return the loss evaluations of a method's first step on these tensors."""
     blocks = parts.schedule.blocks(0, trainables, seed=0)
-    return len(blocks) * (parts.estimator.num_forwards + parts.update.num_trials)
+    return len(blocks) * parts.num_forwards
 
 
 def _passes(recipe: AbstractRecipe) -> tuple[int, int]:

@@ -211,7 +211,8 @@ class Optimizer(torch.optim.Optimizer):
             bad_loss = math.nan if math.isfinite(found.loss) else found.loss
             return Estimate((0.0,) * (len(found.scalars) + parts.update.num_decisions), bad_loss)
         if parts.update.num_decisions:
-            decision = parts.update.decide(BlockTrial(probe, found.scalars, self.lr))
+            clean_loss = found.loss if parts.estimator.measures_clean_loss else None
+            decision = parts.update.decide(BlockTrial(probe, found.scalars, self.lr, clean_loss))
             found = Estimate((*found.scalars, *decision), found.loss)
         return found
 

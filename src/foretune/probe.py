@@ -63,14 +63,18 @@ class BlockTrial:
         probe: Of the block.
         scalars: What the estimator found.
         lr: Learning rate of the step.
+        clean_loss: The loss at the current weights, where the estimator has measured it.
     """
 
     probe: BlockProbe
     scalars: tuple[float, ...]
     lr: float
+    clean_loss: float | None
 
     def loss(self, factor: float) -> float:
         """Return the loss at ``theta - factor * lr * lift(estimate)``."""
+        if factor == 0 and self.clean_loss is not None:
+            return self.clean_loss
         probe = self.probe
         descent = _Descent(probe.directions, probe.block, probe.index, self.scalars, factor * self.lr)
         return probe.engine.loss(probe.closure, descent)

@@ -417,6 +417,8 @@ class AbstractDirection(AbstractPart):
 class AbstractEstimator(AbstractPart):
     """Which losses give which scalars."""
 
+    measures_clean_loss: ClassVar[bool] = False
+    """Whether the logged loss is that at the weights themselves, from an evaluation of the block."""
     measures_curvature: ClassVar[bool] = False
     """Whether the last scalar is the second derivative of the loss along the one direction."""
 
@@ -561,6 +563,12 @@ class Parts:
     def describe(self) -> dict[str, object]:
         """Return names and settings of the parts, for journals and error messages."""
         return {axis: describe_part(getattr(self, axis)) for axis in self.__slots__}
+
+    @property
+    def num_forwards(self) -> int:
+        """Loss evaluations per block and step; a trial of staying takes the clean loss from the estimate."""
+        shared = self.update.num_trials > 0 and self.estimator.measures_clean_loss
+        return self.estimator.num_forwards + self.update.num_trials - shared
 
     def masking_part(self, trainables: Sequence[Trainable]) -> AbstractPart | None:
         """Return the space or schedule that leaves entries of tensors out at the first step, if one does."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from foretune.estimators.checks import check_finite_difference
 from foretune.estimators.ramp import check_ramp, directions_at
@@ -32,6 +33,8 @@ class OneSided(AbstractEstimator):
         Malladi et al. 2023, arXiv:2305.17333, appendix B (one-sided form).
         Differs from the published code: the clean loss is evaluated once for all directions.
     """
+
+    measures_clean_loss: ClassVar[bool] = True
 
     zo_eps: float = 1e-3
     num_directions: int = 1

@@ -28,6 +28,7 @@ class SecondDifference(AbstractEstimator):
         Zhao et al. 2024, arXiv:2402.15173, Algorithm 1.
     """
 
+    measures_clean_loss: ClassVar[bool] = True
     measures_curvature: ClassVar[bool] = True
 
     zo_eps: float = 1e-3

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from foretune.directions import Gaussian
-from foretune.estimators import TwoSided
+from foretune.estimators.finite_differences import Sides, finite_differences
 from foretune.methods.base import METHODS, AbstractMethod, Toy
 from foretune.schedules import Whole
 from foretune.spaces import Identity
@@ -24,12 +24,14 @@ class ZOConservativeMethod(AbstractMethod):
         e = (1/q) sum_k g_k z_k
         theta <- argmin of L over theta, theta - lr * e, theta + lr * e     (ties in this order)
 
-    2 q + 3 forwards a step, all on one batch; no optimizer state. The loss of the batch never rises.
+    2 q + 3 forwards a step (one-sided: q + 3, the clean loss is shared), all on one batch; no optimizer state. The
+    loss of the batch never rises.
 
     Args:
         lr: Learning rate. Published grid: 1e-8 to 1e-5 (full), 1e-7 to 1e-4 (LoRA, prompt).
         zo_eps: Perturbation scale. Published grid: 1e-4 to 1e-2.
         num_directions: Directions per step (q).
+        estimator: Central differences, or forward differences that share one clean loss.
         weight_decay: Decoupled weight decay on matrices, after the choice.
     References:
         Zhang et al. 2024, arXiv:2402.11592 (ZO-SGD-Cons).
@@ -54,14 +56,15 @@ class ZOConservativeMethod(AbstractMethod):
     lr: float = 1e-6
     zo_eps: float = 1e-3
     num_directions: int = 1
+    estimator: Sides = "two_sided"
     weight_decay: float = 0.0
 
     def parts(self) -> Parts:
-        """Identity x Gaussian x TwoSided x Conservative x Whole."""
+        """Identity x Gaussian x (TwoSided or OneSided) x Conservative x Whole."""
         return Parts(
             space=Identity(),
             direction=Gaussian(),
-            estimator=TwoSided(zo_eps=self.zo_eps, num_directions=self.num_directions),
+            estimator=finite_differences(self.estimator, zo_eps=self.zo_eps, num_directions=self.num_directions),
             update=Conservative(weight_decay=self.weight_decay),
             schedule=Whole(),
         )

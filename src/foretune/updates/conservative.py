@@ -15,8 +15,9 @@ class Conservative(AbstractUpdate):
         theta <- (1 - lr * weight_decay) theta - c * lr * lift(estimate)
         c = argmin over 0, 1, -1 of L(theta - c * lr * lift(estimate)), ties in this order
 
-    Three more forwards per block and step, on the data of the estimate, so the loss of a step's own data never
-    rises (but for the decay, which comes after the choice). No state; c goes to the journal.
+    Three more forwards per block and step (two where the estimator measures the clean loss), on the data of the
+    estimate, so the loss of a step's own data never rises (but for the decay, which comes after the choice). No state;
+    c goes to the journal.
 
     Args:
         weight_decay: Applied to matrices only, decoupled.

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from foretune import ZOConservative
+from foretune.estimators import OneSided
 from foretune.methods import METHODS, make_method
 from foretune.updates import Conservative
 from toys import CountedCalls, Net, Quadratic, differing_bits, weights_of
@@ -108,5 +109,23 @@ def test_forwards(num_directions: int) -> None:
     optimizer = ZOConservative(model, lr=0.1, num_directions=num_directions, engine="in_place")
     optimizer.step(closure)
     parts = optimizer.parts
-    assert closure.count == 2 * num_directions + 3 == parts.estimator.num_forwards + parts.update.num_trials
+    assert closure.count == 2 * num_directions + 3 == parts.num_forwards
     assert len(optimizer.last_record.scalars) == num_directions + 1
+
+
+@pytest.mark.parametrize("num_directions", [1, 3])
+def test_one_sided_shares_its_clean_loss(num_directions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """4 forwards at q = 1, and the choices are those of asking again."""
+    results = []
+    for num_forwards in (num_directions + 3, num_directions + 4):
+        model = Net(torch.float64)
+        closure = CountedCalls(model)
+        optimizer = ZOConservative(
+            model, lr=0.2, num_directions=num_directions, estimator="one_sided", engine="in_place"
+        )
+        for _ in range(10):
+            optimizer.step(closure)
+        assert closure.count == 10 * num_forwards == 10 * optimizer.parts.num_forwards
+        results.append(weights_of(model))
+        monkeypatch.setattr(OneSided, "measures_clean_loss", False)
+    assert differing_bits(*results) == []
