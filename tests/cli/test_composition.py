@@ -65,3 +65,20 @@ def test_what_cannot_be_composed_is_refused_in_one_line(train_words, tmp_path, c
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--method.decoupled"], True),
+        (["--method.decoupled", "--method.lr", "0.1"], True),
+        (["--method.decoupled", "false"], False),
+        (["--method.decoupled=true"], True),
+        ([], None),
+    ],
+)
+def test_a_switch_of_a_method_may_have_a_value(words, expected):
+    from foretune.cli.train import parse
+
+    config = parse(["--model", "m", "--task", "sst2", "--output", "o", "--method", "zo_adam", *words])
+    assert config.method_options.get("decoupled") is expected

@@ -89,11 +89,17 @@ class Options:
                 self.add(option.name, hints[option.name], option.default, option.metadata["help"])
 
     def add(self, name: str, hint: Any, default: Any, help_text: str) -> None:
-        """Add one option; a dotted name becomes a nested key. What is on by default takes a value: `--align false`."""
+        """Add one option; a dotted name becomes a nested key.
+
+        A switch that is off by default takes no value, so that a positional argument may follow it; any other switch
+        may take one: `--method.align false`, `--method.adaselect`.
+        """
         self._types[name] = hint
         flags = dict.fromkeys((flag(name), f"--{name}"))
-        if hint is bool and not default:
+        if hint is bool and default is False:
             self.parser.add_argument(*flags, action="store_true", default=default, help=help_text)
+        elif bool in (hint, *typing.get_args(hint)):
+            self.parser.add_argument(*flags, type=hint, nargs="?", const=True, default=default, help=help_text)
         else:
             self.parser.add_argument(*flags, type=hint, default=default, help=help_text)
 
