@@ -298,40 +298,44 @@ def measure(options: Namespace, chosen: Sequence[Case]) -> None:
 
 
 def write_page(chosen: Sequence[Case]) -> None:
-    """Write docs/compared.md from the rows there are."""
+    """Write docs/compared.md from the rows there are, and name what is not measured yet."""
     rows = read_rows()
-    lines = [PREFACE]
-    lines += [
-        "| method | tuning | lr | steps | loss drop | dev | test | s a step | state | peak |",
-        f"|{' --- |' * 10}",
-    ]
+    header = "| method | tuning | lr | steps | loss drop | dev | test | s a step | state | peak |"
+    lines = [PREFACE, header, f"|{' --- |' * 10}"]
+    missing = []
     for case in chosen:
         of_case = [row for row in rows if (row.label, row.scheme) == (case.label, case.scheme)]
+        tried = {row.lr for row in of_case if row.seed == SEEDS[0]}
         lr = best_rate(case, rows)
-        if not of_case:
-            continue
-        if lr is None:
+        if not set(case.rates) <= tried:
+            missing.append(f"{case.label} ({case.scheme})")
+        elif lr is None:
             lines.append(f"| {case.label} | {case.scheme} | | | failed: {of_case[0].error} | | | | | |")
-            continue
-        runs = [row for row in of_case if row.lr == lr and not row.error]
-        mean = statistics.fmean
-        drop = mean(row.zero_shot_loss - row.test_loss for row in runs)
-        test = [100 * row.test_accuracy for row in runs]
-        spread = f" ({min(test):.1f}-{max(test):.1f}, {len(test)} seeds)"
-        cells = [
-            case.label,
-            case.scheme,
-            f"{lr:g}",
-            str(runs[0].steps),
-            f"{drop:.4f}",
-            f"{100 * mean(row.dev_accuracy for row in runs):.1f}",
-            f"{mean(test):.1f}{spread}",
-            f"{mean(row.seconds_per_step for row in runs):.3f}",
-            f"{runs[0].state_bytes / 1e6:.2f} MB",
-            f"{max(row.peak_memory_bytes for row in runs) / 2**20:.0f} MiB",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
+        else:
+            runs = [row for row in of_case if row.lr == lr and not row.error]
+            lines.append(f"| {' | '.join(_cells(case, lr, runs))} |")
+    if missing:
+        lines += ["", f"Not measured yet: {', '.join(missing)}."]
     PAGE.write_text("\n".join(lines) + "\n")
+
+
+def _cells(case: Case, lr: float, runs: Sequence[Row]) -> list[str]:
+    """Return a line of the table: means over the runs with the chosen learning rate."""
+    mean = statistics.fmean
+    test = [100 * row.test_accuracy for row in runs]
+    spread = f"{min(test):.1f}-{max(test):.1f}, {len(test)} seeds" if len(test) > 1 else "1 seed"
+    return [
+        case.label,
+        case.scheme,
+        f"{lr:g}",
+        str(runs[0].steps),
+        f"{mean(row.zero_shot_loss - row.test_loss for row in runs):.4f}",
+        f"{100 * mean(row.dev_accuracy for row in runs):.1f}",
+        f"{mean(test):.1f} ({spread})",
+        f"{mean(row.seconds_per_step for row in runs):.3f}",
+        f"{runs[0].state_bytes / 1e6:.2f} MB",
+        f"{max(row.peak_memory_bytes for row in runs) / 2**20:.0f} MiB",
+    ]
 
 
 PREFACE = """# The methods compared
@@ -344,7 +348,10 @@ dev loss (200 rows) was run with two more seeds. Loss drop and test accuracy: me
 range over seeds. Two processes with a thread each shared two cores with other work, so seconds are rough; peak memory
 is that of the whole process.
 
-Few steps, one small model and one task: this shows that each method works and what it costs, not which is best.
+The base model has a test accuracy of 64.6 % and a loss of 0.6247. Few steps, one small model and one task: this shows
+that each method works and what it costs, not which is best. Dev rows come from the training split, whose phrases are
+harder than the test's sentences, and 200 of them choose a learning rate with much noise: for some methods one that makes
+the test loss worse. All rates tried are in the CSV file.
 """
 
 
