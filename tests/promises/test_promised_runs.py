@@ -1,10 +1,12 @@
 """What a run is: a function of its seed, its records and its data, stopped and resumed where one likes."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 
+from foretune.journal.record import encode_record
 from foretune.methods import AbstractMethod
 from promised import build, run, state_of
 from toys import Toys, differing_bits, weights_of
@@ -72,3 +74,14 @@ def test_it_solves_the_toy_problem_in_its_stated_steps(recipe: type[AbstractMeth
     first = model().item()
     run(optimizer, model, recipe.toy.num_steps)
     assert model().item() < 0.01 * first
+
+
+def test_a_step_takes_at_most_64_bytes_of_journal(recipe: type[AbstractMethod], toys: Toys) -> None:
+    """With one direction; what further ones add is taken off. Observations (masks of rows) are measured elsewhere."""
+    model = toys.net()
+    optimizer = build(recipe, model)
+    for record in run(optimizer, model, NUM_STEPS):
+        size = len(encode_record(replace(record, observation=b""), 0)[0])
+        num_directions = len(optimizer.parts.estimator.weights(record.scalars))
+        scalars_of_one = -(-len(record.scalars) // num_directions)
+        assert size - 8 * (len(record.scalars) - scalars_of_one) <= 64
