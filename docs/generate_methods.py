@@ -17,10 +17,10 @@ to add one.
 
 ## How to choose
 
-- Start with `mezo`. It has no state and no settings beside lr and zo_eps, and every paper compares with it. Find a
+- Start with `mezo`. It has no state and no settings beside lr and zo_eps, and papers compare with it. Find a
   learning rate with which its loss moves before you try another method.
 - Full tuning and memory is all: `lozo` and `subzero` perturb matrices along few directions and keep no state either;
-  they are the cheapest steps (`lozo`'s noise is the smaller part of the work).
+  `lozo` draws the least noise ([performance.md](performance.md)).
 - Settings that do not transfer from model to model: `fzoo`, `zo_adam`, `zo_sign` and the `es` family divide by the
   size of the slope, so their learning rate means the size of a step.
 - Curvatures that differ much between tensors: `hizoo` (three forwards a step, one number per weight), `zo_adam` (two
