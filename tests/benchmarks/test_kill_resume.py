@@ -30,13 +30,13 @@ def test_the_inputs_can_be_trained_on(tmp_path):
     from kill_resume import write_inputs
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from foretune.data import load_task_data
     from foretune.objectives import encode_examples
-    from foretune.tasks import load_task_data
 
     model_dir, data_dir = write_inputs(tmp_path)
     data = load_task_data("sst2", str(data_dir), num_train=8, num_dev=4, num_eval=4)
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    rows = encode_examples(data.train, tokenizer)
+    rows = encode_examples(data.examples(data.train), tokenizer)
     model = AutoModelForCausalLM.from_pretrained(model_dir)
     assert max(row.length for row in rows) <= model.config.max_position_embeddings
     assert max(max(map(max, row.token_ids)) for row in rows) < model.config.vocab_size

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from foretune.data import load_task_data
 from foretune.evaluation import evaluate_classification
 from foretune.objectives import encode_examples, usable_length
 from foretune.runs.config import EvaluateConfig
@@ -19,7 +20,6 @@ from foretune.runs.loading import (
     resolve_dtype,
 )
 from foretune.runs.output import FINAL_NAME
-from foretune.tasks import load_task_data
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
@@ -40,8 +40,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         num_dev=0,
         num_eval=config.num_eval,
         train_set_seed=config.train_set_seed,
-        template=config.template,
     )
+    examples = data.examples(data.evaluation, config.template)
     device = resolve_device(config.device)
     placing = {"dtype": resolve_dtype(config.dtype, device), "device": device}
     if is_adapter(name):
@@ -50,11 +50,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         loading = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
         tokenizer = load_tokenizer(name, **loading)
         model = load_model(name, **placing, **loading)
-    rows = encode_examples(data.evaluation, tokenizer, usable_length(model, config.max_length))
+    rows = encode_examples(examples, tokenizer, usable_length(model, config.max_length))
     result = evaluate_classification(model, rows, batch_size=config.eval_batch_size)
     results = {
         "task": data.task.name,
-        "template": data.template,
+        "template": config.template or data.task.default_template,
         "model": name,
         "dtype": str(model.dtype).removeprefix("torch."),
         "num_rows": result.num_rows,

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 
 from foretune.adapters import AbstractTuning, make_tuning
 from foretune.composition import AXES
+from foretune.data import TaskData, load_task_data
 from foretune.evaluation import evaluate_classification
 from foretune.journal import check_header
 from foretune.methods import RECIPES, AbstractMethod, AbstractRecipe, make_recipe
@@ -39,7 +40,6 @@ from foretune.runs.output import (
     write_results,
 )
 from foretune.runs.trainers import SELECTION_METRIC, trainer_class, training_arguments
-from foretune.tasks import TaskData, load_task_data
 from foretune.trainer import Diagnostics, ZOTrainer
 from foretune.trainer.arguments import RunArguments
 from foretune.trainer.snapshots import SnapshotTrainer
@@ -90,8 +90,8 @@ def train(config: TrainConfig, callbacks: Sequence[TrainerCallback] = ()) -> dic
         num_dev=config.num_dev,
         num_eval=config.num_eval,
         train_set_seed=config.train_set_seed,
-        template=config.template,
     )
+    data.task.template(config.template)  # an unknown version is refused before the model is loaded
     arguments = training_arguments(config, recipe, has_dev=bool(data.dev))
     make_output(output)
     loaded = _load(config, data, tuning)
@@ -177,7 +177,8 @@ def _load(config: TrainConfig, data: TaskData, tuning: AbstractTuning) -> _Loade
     )
     model = tuning.attach(base, seed=config.seed, revision=config.revision)
     length = usable_length(model, config.max_length)
-    rows, dev, test = (encode_examples(part, tokenizer, length) for part in (data.train, data.dev, data.evaluation))
+    parts = (data.examples(part, config.template) for part in (data.train, data.dev, data.evaluation))
+    rows, dev, test = (encode_examples(part, tokenizer, length) for part in parts)
     check_window(model, max(row.length for part in (rows, dev, test) for row in part))
     return _Loaded(
         model=model,

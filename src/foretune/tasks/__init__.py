@@ -1,11 +1,24 @@
-"""The tasks and their data. A new task is one new module here that registers a `Task`."""
+"""The tasks. A new one is one new module here that registers a `Task`."""
 
 from __future__ import annotations
 
-from foretune.tasks.base import TASKS, Example, HubSource, Task, Template
-from foretune.tasks.data import TaskData, load_task_data
+from foretune.tasks.base import TASKS, Example, HubSource, Row, Task, Template
+from foretune.tasks.classification import ClassificationTask
+from foretune.tasks.generation import GenerationTask
+from foretune.tasks.multiple_choice import MultipleChoiceTask
 
-__all__ = ["Example", "HubSource", "Task", "TaskData", "Template", "get_task", "list_tasks", "load_task_data"]
+__all__ = [
+    "ClassificationTask",
+    "Example",
+    "GenerationTask",
+    "HubSource",
+    "MultipleChoiceTask",
+    "Row",
+    "Task",
+    "Template",
+    "get_task",
+    "list_tasks",
+]
 
 
 def get_task(name: str) -> Task:

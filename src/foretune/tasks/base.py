@@ -2,96 +2,167 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from foretune.errors import UsageError, near_misses
 from foretune.registry import Registry
 
+if TYPE_CHECKING:
+    from foretune.tasks.masked import MaskedTemplate
+
 Row = Mapping[str, Any]
 
-_TYPE_WORDS = {str: "a string", int: "an integer"}
+_TYPE_WORDS = {str: "a string", int: "an integer", bool: "true or false", list: "a list", dict: "an object"}
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row, ready to be tokenized.
+    """One row, ready to be tokenized for a causal language model.
 
     Args:
-        prompt: Text up to the option, without demonstrations.
-        candidates: The option strings that follow the prompt, such as ``" terrible"`` and ``" great"``.
+        prompt: Text up to the option, demonstrations included.
+        candidates: The option strings that follow the prompt, such as ``" terrible"`` and ``" great"``; a task of
+            generation has one, its gold target.
         correct: Indices into `candidates` of every right answer; training uses the first.
         name: Where the row comes from, for messages, such as ``"sst2 train row 12"``.
+        answers: Reference texts of a task of generation, any of which is right; empty for others.
+        shortened: Characters ``[start, end)`` of the prompt that are cut first where it is too long; None = the
+            prompt is cut on the left.
+        ends_text: The tokenizer's end-of-text token follows each option, as its last token.
     """
 
     prompt: str
     candidates: tuple[str, ...]
     correct: tuple[int, ...]
     name: str = field(default="example", compare=False)
+    answers: tuple[str, ...] = ()
+    shortened: tuple[int, int] | None = None
+    ends_text: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class HubSource:
-    """One place on the Hugging Face hub: dataset id, configuration and revision (None = the default)."""
+    """One place on the Hugging Face hub.
+
+    Args:
+        dataset: Its id.
+        config: Configuration; None = the only one.
+        revision: Branch, tag or commit; None = the default branch.
+        splits: What our splits are called there, where the names differ.
+    """
 
     dataset: str
     config: str | None = None
     revision: str | None = None
+    splits: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         config = f" ({self.config})" if self.config else ""
         return f"{self.dataset}{config}{'@' + self.revision if self.revision else ''}"
 
 
+def after_a_space(row: Row, candidate: str) -> str:
+    """The usual target: a space and the candidate."""
+    return f" {candidate}"
+
+
+def as_it_is(row: Row, candidate: str) -> str:
+    """The target after a prompt that ends in a newline: the candidate."""
+    return candidate
+
+
 @dataclass(frozen=True, kw_only=True)
 class Template:
-    """One version of a prompt: the text before the option, the same text with it, and both without the row.
+    """One version of a prompt; `foretune.tasks.prompts` strips the texts, so they may be written naturally.
 
-    The `sfc_` pair is what surface form competition calibrates with: the option after a prompt that says
-    nothing about the row. `foretune.tasks.prompts` strips all four, so they may be written naturally.
+    Args:
+        prompt: The row's text up to the option.
+        target: What follows it for a candidate.
+        sfc_prompt: A prompt that says nothing about the row, with which surface form competition calibrates; None
+            where there is none (tasks of generation).
     """
 
     prompt: Callable[[Row], str]
-    full: Callable[[Row, str], str]
-    sfc_prompt: Callable[[Row], str]
-    sfc_full: Callable[[Row, str], str]
+    target: Callable[[Row, str], str] = after_a_space
+    sfc_prompt: Callable[[Row], str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
-    """A classification task whose candidates are the same words for every row.
+class Task(ABC):
+    """Rows, prompts, right answers and a metric.
 
     Args:
         name: Our id: lower case, no hyphen; also the folder name under ``--data-dir``.
         summary: One line for listings.
-        sources: Hub datasets of the same rows, tried in this order.
         fields: The fields every row must have, with their JSON types.
-        label_words: The word of each label, in label order.
-        templates: Prompt versions by name.
-        label_field: The field with the integer label.
-        train_split, eval_split: Split names, the same on the hub and as ``<split>.jsonl``.
+        sources: Hub datasets of the same rows, tried in this order.
+        files: Local files of splits; where there are any, data folder and hub are not asked.
+        templates: Prompt versions for causal language models by name; none for a task of masked ones only.
+        masked: The prompt for masked language models, if there is one.
+        train_split, eval_split: Split names; files are ``<split>.jsonl``.
+        cuts_eval_from_train: The hub has one split: without a local file of `eval_split`, the last rows of the
+            permutation from which training rows come are test rows.
         default_template: The version used where none is asked for.
-        metric: The metric reported.
-        train_mode: The objective the task is trained with where none is asked for.
+        metric: The metric reported, a name in `foretune.evaluation.METRICS`.
+        objective: The objective the task is trained with where none is asked for.
         num_train, num_dev, num_eval: Rows of the published setting.
     """
 
     name: str
     summary: str
-    sources: tuple[HubSource, ...]
     fields: Mapping[str, type]
-    label_words: tuple[str, ...]
-    templates: Mapping[str, Template]
-    label_field: str = "label"
+    sources: tuple[HubSource, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    templates: Mapping[str, Template] = field(default_factory=dict)
+    masked: MaskedTemplate | None = None
     train_split: str = "train"
     eval_split: str = "validation"
+    cuts_eval_from_train: bool = False
     default_template: str = "v0"
-    metric: Literal["accuracy"] = "accuracy"
-    train_mode: Literal["classification"] = "classification"
+    metric: str = "accuracy"
+    objective: Literal["classification", "lm"] = "classification"
     num_train: int = 1000
     num_dev: int = 500
     num_eval: int = 1000
+
+    @abstractmethod
+    def correct(self, row: Row) -> tuple[int, ...]:
+        """Return the indices of the right candidates of `row`; with several classes, the first names its class."""
+
+    @abstractmethod
+    def example(self, row: Row, template: Template, name: str = "example") -> Example:
+        """Write `row` as an example called `name`."""
+
+    @abstractmethod
+    def demonstration(self, row: Row, template: Template) -> str:
+        """Write `row` with its right answer, as it stands in the prompt of another."""
+
+    @abstractmethod
+    def check_values(self, row: Row, where: str) -> None:
+        """Check the values of a row that has all fields, with the right types.
+
+        Raises:
+            UsageError: a value is out of range; the message starts with `where` and names the field.
+        """
+
+    def calibration(self, row: Row, template: Template, name: str = "example") -> Example:
+        """Write `row`'s candidates after a prompt that says nothing about it (surface form competition).
+
+        Raises:
+            UsageError: the task has no such prompt.
+        """
+        raise UsageError(f"Task {self.name!r} cannot be calibrated: its answers are free text.")
+
+    def is_usable(self, row: Row) -> bool:
+        """Whether a row has an answer at all; others are left out and counted."""
+        return True
+
+    def form(self, row: Row) -> str:
+        """Name the form of the dataset that `row` is in, where there are several that score differently."""
+        return ""
 
     def template(self, version: str | None = None) -> Template:
         """Return one prompt version, the default one for None.
@@ -99,22 +170,19 @@ class Task:
         Raises:
             UsageError: the task has no such version; the message lists those it has.
         """
+        if not self.templates:
+            raise UsageError(
+                f"Task {self.name!r} has a prompt for masked language models only; "
+                "give --model a masked one, such as roberta-large."
+            )
         version = self.default_template if version is None else version
         if version not in self.templates:
             misses = near_misses(version, self.templates)
             raise UsageError(f"Task {self.name!r} has no template {version!r}.{misses}")
         return self.templates[version]
 
-    def candidates(self, row: Row) -> tuple[str, ...]:
-        """Return the candidate texts of `row`, in index order."""
-        return self.label_words
-
-    def correct(self, row: Row) -> tuple[int, ...]:
-        """Return the indices of the right candidates of `row`."""
-        return (row[self.label_field],)
-
     def check_row(self, row: object, where: str) -> None:
-        """Check that `row` has this task's fields and a known label.
+        """Check that `row` has this task's fields, with values that make sense.
 
         Raises:
             UsageError: it does not; the message starts with `where` and names the field.
@@ -129,12 +197,7 @@ class Task:
                 )
             if type(row[name]) is not kind:  # not isinstance: a JSON `true` must not pass for the label 1
                 raise UsageError(f"{where}: field {name!r} is {row[name]!r:.60}; it should be {_TYPE_WORDS[kind]}.")
-        label = row[self.label_field]
-        if not 0 <= label < len(self.label_words):
-            raise UsageError(
-                f"{where}: field {self.label_field!r} is {label}; "
-                f"task {self.name!r} has labels 0 to {len(self.label_words) - 1}."
-            )
+        self.check_values(row, where)
 
     def _field_list(self) -> str:
         return ", ".join(map(repr, self.fields))

@@ -1,11 +1,14 @@
-"""From a row and a template to a prompt and the option strings that follow it (causal language models)."""
+"""From a row and a template to a prompt and the texts that follow it (causal language models)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from foretune.errors import UsageError
-from foretune.tasks.base import Example, Row, Task, Template
+from foretune.tasks.base import Example
+
+SEPARATOR = "\n\n"
+"""What stands between demonstrations, and between them and the row that is asked about."""
 
 
 def strip_text(text: str) -> str:
@@ -17,23 +20,26 @@ def strip_text(text: str) -> str:
     return text.strip(" ").lstrip()
 
 
-def split_options(prompt: str, fulls: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """Strip `prompt` and each full text, and return the prompt with what follows it in each.
+def write_options(prompt: str, targets: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """Strip a prompt, and return it with what follows it once each ``prompt + target`` is stripped, too."""
+    stripped = strip_text(prompt)
+    return stripped, tuple(strip_text(prompt + target)[len(stripped) :] for target in targets)
 
-    Raises:
-        UsageError: a full text does not start with the prompt; its template is wrong.
+
+def with_demonstrations(example: Example, demonstrations: Sequence[str]) -> Example:
+    """Return the example with solved rows in front of its prompt (in-context learning).
+
+    References:
+        The rule of Malladi et al. 2023, arXiv:2305.17333: demonstrations stripped of all white space, joined by two
+        newlines.
     """
-    prompt = strip_text(prompt)
-    options = []
-    for full in map(strip_text, fulls):
-        if not full.startswith(prompt):
-            raise UsageError(f"A template's full text must start with its prompt {prompt!r}, found {full!r}.")
-        options.append(full[len(prompt) :])
-    return prompt, tuple(options)
-
-
-def build_example(task: Task, template: Template, row: Row, name: str) -> Example:
-    """Write `row` as an `Example` called `name`."""
-    fulls = [template.full(row, candidate) for candidate in task.candidates(row)]
-    prompt, options = split_options(template.prompt(row), fulls)
-    return Example(prompt=prompt, candidates=options, correct=task.correct(row), name=name)
+    block = SEPARATOR.join(text.strip() for text in demonstrations).strip()
+    if not block:
+        return example
+    offset = len(block) + len(SEPARATOR)
+    span = example.shortened
+    return replace(
+        example,
+        prompt=block + SEPARATOR + example.prompt,
+        shortened=None if span is None else (span[0] + offset, span[1] + offset),
+    )

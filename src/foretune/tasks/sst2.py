@@ -6,33 +6,24 @@ no-prompt ablation of ZO-LLM (Zhang et al. 2024, arXiv:2402.11592).
 
 from __future__ import annotations
 
-from foretune.tasks.base import TASKS, HubSource, Row, Task, Template
+from foretune.tasks.base import TASKS, HubSource, Row, Template
+from foretune.tasks.classification import ClassificationTask
 
 
 def _sentence(row: Row) -> str:
     return row["sentence"].strip()  # GLUE's sentences end in a space
 
 
-TASK = TASKS.register("sst2")(
-    Task(
+TASK = TASKS.register("sst2", aliases=("SST2",))(
+    ClassificationTask(
         name="sst2",
         summary="movie reviews: negative or positive",
         sources=(HubSource("nyu-mll/glue", "sst2"), HubSource("glue", "sst2")),
         fields={"sentence": str, "label": int},
         label_words=("terrible", "great"),
         templates={
-            "v0": Template(
-                prompt=lambda row: f"{_sentence(row)} It was",
-                full=lambda row, word: f"{_sentence(row)} It was {word}",
-                sfc_prompt=lambda row: "It was",
-                sfc_full=lambda row, word: f"It was {word}",
-            ),
-            "v1": Template(
-                prompt=_sentence,
-                full=lambda row, word: f"{_sentence(row)} {word}",
-                sfc_prompt=lambda row: "",
-                sfc_full=lambda row, word: word,
-            ),
+            "v0": Template(prompt=lambda row: f"{_sentence(row)} It was", sfc_prompt=lambda row: "It was"),
+            "v1": Template(prompt=_sentence, sfc_prompt=lambda row: ""),
         },
     )
 )

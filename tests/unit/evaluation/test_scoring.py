@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from foretune.data import load_task_data
 from foretune.errors import NonFiniteLossError, UsageError
 from foretune.evaluation import evaluate_classification
 from foretune.objectives import EncodedExample, encode_examples, usable_length
-from foretune.tasks import load_task_data
 
 
 class Bigram(nn.Module):
@@ -96,7 +96,8 @@ def test_zero_shot_figure_of_the_real_model(real_data_dir, opt_mini_dir):
 
     model = AutoModelForCausalLM.from_pretrained(opt_mini_dir, dtype=torch.float32)
     data = load_task_data("sst2", real_data_dir)
-    encoded = encode_examples(data.evaluation, AutoTokenizer.from_pretrained(opt_mini_dir), usable_length(model))
+    tokenizer = AutoTokenizer.from_pretrained(opt_mini_dir)
+    encoded = encode_examples(data.examples(data.evaluation), tokenizer, usable_length(model))
     result = evaluate_classification(model, encoded, batch_size=64)
     assert result.num_rows == 872
     assert round(result.accuracy, 3) == 0.646

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import oracles
+from foretune.data import load_task_data
 from foretune.objectives import ClassificationObjective, collate_candidates, encode_examples, usable_length
-from foretune.tasks import Example, load_task_data
+from foretune.tasks import Example
 
 ARCHITECTURES = ["opt", "llama", "qwen2", "mistral", "gpt2"]
 OBJECTIVE = ClassificationObjective()
@@ -137,7 +138,8 @@ def test_real_rows_on_a_real_model(real_data_dir, opt_mini_dir):
 
     model = AutoModelForCausalLM.from_pretrained(opt_mini_dir, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(opt_mini_dir)
-    rows = list(load_task_data("sst2", real_data_dir, num_eval=6).evaluation)
+    data = load_task_data("sst2", real_data_dir, num_eval=6)
+    rows = list(data.examples(data.evaluation))
     long_options = [
         Example(prompt=row.prompt, candidates=(" a great film", " simply terrible", " bad"), correct=(0,))
         for row in rows

@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from foretune.errors import UsageError
 from foretune.tasks import Example, get_task
-from foretune.tasks.prompts import build_example, split_options, strip_text
+from foretune.tasks.prompts import strip_text, with_demonstrations, write_options
 
 
 @pytest.mark.parametrize(
@@ -22,18 +21,34 @@ def test_strip_text_removes_spaces_at_both_ends_and_white_space_in_front(text, s
 
 
 def test_option_carries_its_space_after_a_word_and_none_after_a_newline():
-    assert split_options("It was ", ["It was great"]) == ("It was", (" great",))
-    assert split_options("Yes or No?\n", ["Yes or No?\nYes"]) == ("Yes or No?\n", ("Yes",))
+    assert write_options("It was ", ["great"]) == ("It was", (" great",))
+    assert write_options("It was", [" great"]) == ("It was", (" great",))
+    assert write_options("Yes or No?\n", ["Yes"]) == ("Yes or No?\n", ("Yes",))
+    assert write_options("", [" Yes"]) == ("", ("Yes",))
 
 
-def test_full_text_that_does_not_continue_the_prompt_is_refused():
-    with pytest.raises(UsageError, match=r"must start with its prompt 'It was', found 'It is great'"):
-        split_options("It was", ["It is great"])
-
-
-def test_build_example_keeps_the_name_out_of_equality():
+def test_example_keeps_the_name_out_of_equality():
     task = get_task("sst2")
     row = {"sentence": " fine ", "label": 0}
-    example = build_example(task, task.template("v0"), row, name="sst2 train row 3")
+    example = task.example(row, task.template("v0"), name="sst2 train row 3")
     assert example == Example(prompt="fine It was", candidates=(" terrible", " great"), correct=(0,))
     assert example.name == "sst2 train row 3"
+
+
+def test_demonstrations_stand_in_front_separated_by_two_newlines():
+    example = Example(prompt="It was", candidates=(" bad", " good"), correct=(1,))
+    shown = with_demonstrations(example, [" one It was bad\n", "two It was good"])
+    assert shown.prompt == "one It was bad\n\ntwo It was good\n\nIt was"
+    assert shown.candidates == example.candidates
+    assert with_demonstrations(example, []) == example
+
+
+def test_demonstrations_move_the_span_that_is_cut_first():
+    example = Example(prompt="a context b", candidates=(" x",), correct=(0,), shortened=(2, 9))
+    shown = with_demonstrations(example, ["before"])
+    assert shown.prompt[slice(*shown.shortened)] == "context"
+
+
+def test_a_demonstration_is_the_row_with_its_right_answer():
+    task = get_task("sst2")
+    assert task.demonstration({"sentence": "fine ", "label": 1}, task.template()) == "fine It was great"

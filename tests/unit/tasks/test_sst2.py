@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 
 from foretune.tasks import get_task
-from foretune.tasks.prompts import build_example, split_options
 
 ROW = {"sentence": "a quiet film that earns its tears ", "label": 1, "idx": 7}
 PROMPTS = {
@@ -25,7 +24,7 @@ PROMPTS = {
 @pytest.mark.parametrize("version", PROMPTS)
 def test_golden_prompt_and_options(version):
     task, golden = get_task("sst2"), PROMPTS[version]
-    example = build_example(task, task.template(version), ROW, name="row")
+    example = task.example(ROW, task.template(version))
     assert (example.prompt, example.candidates) == (golden["prompt"], golden["targets"])
     assert example.correct == (1,)
 
@@ -33,9 +32,8 @@ def test_golden_prompt_and_options(version):
 @pytest.mark.parametrize("version", PROMPTS)
 def test_golden_calibration_strings(version):
     task, golden = get_task("sst2"), PROMPTS[version]
-    template = task.template(version)
-    fulls = [template.sfc_full(ROW, word) for word in task.candidates(ROW)]
-    assert split_options(template.sfc_prompt(ROW), fulls) == (golden["sfc_prompt"], golden["sfc_targets"])
+    calibration = task.calibration(ROW, task.template(version))
+    assert (calibration.prompt, calibration.candidates) == (golden["sfc_prompt"], golden["sfc_targets"])
 
 
 def test_published_setting():
@@ -43,4 +41,4 @@ def test_published_setting():
     assert [str(source) for source in task.sources] == ["nyu-mll/glue (sst2)", "glue (sst2)"]
     assert (task.train_split, task.eval_split) == ("train", "validation")
     assert (task.num_train, task.num_dev, task.num_eval) == (1000, 500, 1000)
-    assert (task.default_template, task.train_mode, task.metric) == ("v0", "classification", "accuracy")
+    assert (task.default_template, task.objective, task.metric) == ("v0", "classification", "accuracy")

@@ -444,21 +444,21 @@ def test_classification_on_a_pretrained_model(tmp_path, opt_mini_dir, real_data_
     """The whole chain once: rows, objective, evaluator, run, replay."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from foretune.data import load_task_data
     from foretune.evaluation import evaluate_classification
     from foretune.objectives import ClassificationObjective, encode_examples
-    from foretune.tasks import load_task_data
 
     tokenizer = AutoTokenizer.from_pretrained(opt_mini_dir)
     data = load_task_data("sst2", str(real_data_dir), num_train=32, num_dev=16, num_eval=16)
     objective = ClassificationObjective()
-    dev = encode_examples(data.dev, tokenizer, 128)
+    dev = encode_examples(data.examples(data.dev), tokenizer, 128)
     model = AutoModelForCausalLM.from_pretrained(opt_mini_dir, dtype=torch.float32)
     trainer = ZOTrainer(
         model,
         arguments(tmp_path, max_steps=3, eval_steps=3, learning_rate=1e-5, per_device_train_batch_size=8),
         objective=objective,
         evaluator=lambda model: {"loss": evaluate_classification(model, dev).loss},
-        train_dataset=encode_examples(data.train, tokenizer, 128),
+        train_dataset=encode_examples(data.examples(data.train), tokenizer, 128),
         data_collator=objective.collate,
         processing_class=tokenizer,
     )

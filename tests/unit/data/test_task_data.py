@@ -5,9 +5,9 @@ import logging
 
 import pytest
 
+from foretune.data import load_task_data
+from foretune.data.sampling import draw
 from foretune.errors import UsageError
-from foretune.tasks import load_task_data
-from foretune.tasks.sampling import draw
 
 
 @pytest.fixture
@@ -23,21 +23,21 @@ def small_data(tmp_path):
 def test_parts_are_the_seeded_draws_in_order(small_data):
     data = load_task_data("sst2", small_data, num_train=10, num_dev=5, num_eval=4, train_set_seed=3)
     drawn = draw(30, 15, seed=3)
-    assert [example.prompt for example in data.train] == [f"train {index} It was" for index in drawn[:10]]
-    assert [example.prompt for example in data.dev] == [f"train {index} It was" for index in drawn[10:]]
-    assert [example.correct for example in data.train] == [(index % 2,) for index in drawn[:10]]
-    assert [example.name for example in data.evaluation] == [
-        f"sst2 validation row {index}" for index in draw(12, 4, seed=3)
-    ]
-    assert (data.template, data.train_set_seed) == ("v0", 3)
+    assert [row.row["sentence"] for row in data.train] == [f"train {index}" for index in drawn[:10]]
+    assert [row.row["sentence"] for row in data.dev] == [f"train {index}" for index in drawn[10:]]
+    assert [row.row["label"] for row in data.train] == [index % 2 for index in drawn[:10]]
+    assert [row.name for row in data.evaluation] == [f"sst2 validation row {index}" for index in draw(12, 4, seed=3)]
+    assert data.train_set_seed == 3
     assert data.eval_origin == str(small_data / "sst2" / "validation.jsonl")
 
 
-def test_template_is_the_one_asked_for(small_data):
-    data = load_task_data("sst2", small_data, num_train=1, num_dev=1, template="v1")
-    assert data.template == "v1"
-    assert data.train[0].prompt.startswith("train ")
-    assert "It was" not in data.train[0].prompt
+def test_examples_are_written_with_the_template_asked_for(small_data):
+    data = load_task_data("sst2", small_data, num_train=1, num_dev=1)
+    (plain,), (default,) = data.examples(data.train, "v1"), data.examples(data.train)
+    assert plain.prompt.startswith("train ")
+    assert default.prompt == f"{plain.prompt} It was"
+    with pytest.raises(UsageError, match="has no template 'v9'"):
+        data.examples(data.train, "v9")
 
 
 def test_majority_accuracy_counts_the_evaluation_rows(small_data):
@@ -63,7 +63,6 @@ def test_zero_training_rows_may_be_asked_for_but_not_result(small_data):
         ({"num_train": -1}, "num_train is -1; it should be at least 0"),
         ({"num_dev": -5}, "num_dev is -5; it should be at least 0"),
         ({"num_eval": 0}, "num_eval is 0; it should be at least 1"),
-        ({"template": "v9"}, "has no template 'v9'"),
         ({"num_train": 5, "num_dev": 5, "train_set_seed": -2}, "train_set_seed is -2"),
     ],
 )
@@ -77,4 +76,4 @@ def test_real_sst2_rows(real_data_dir):
     assert (len(data.train), len(data.dev), len(data.evaluation)) == (1000, 500, 872)
     assert data.majority_accuracy == pytest.approx(444 / 872)
     assert data.evaluation[0].name == "sst2 validation row 372"
-    assert all(example.prompt.endswith(" It was") for example in data.train)
+    assert all(example.prompt.endswith(" It was") for example in data.examples(data.train))

@@ -5,9 +5,9 @@ import json
 import datasets
 import pytest
 
+from foretune.data.loading import load_split
 from foretune.errors import UsageError
 from foretune.tasks import get_task
-from foretune.tasks.loading import load_split
 
 ROWS = [{"sentence": f"row {number} ", "label": number % 2, "idx": number} for number in range(6)]
 SST2 = get_task("sst2")

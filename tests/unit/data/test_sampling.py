@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from foretune.data.sampling import draw, draw_train_dev
 from foretune.errors import UsageError
-from foretune.tasks.sampling import draw, draw_train_dev
 
 # split length, first four rows under seed 0, rows 1000 to 1002 of the draw, as in the published setting
 GOLDEN = [

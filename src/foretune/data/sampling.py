@@ -41,3 +41,21 @@ def draw_train_dev(length: int, num_train: int, num_dev: int, seed: int) -> tupl
             f"Set num_dev below {length}."
         )
     return drawn[:cut], drawn[cut:]
+
+
+def draw_rest(length: int, num_taken: int, count: int, seed: int) -> list[int]:
+    """Return the last `count` entries of the permutation whose first `num_taken` are training and dev rows.
+
+    For datasets of one split. Under the published rule the evaluation rows would be among the training rows.
+
+    Raises:
+        UsageError: no row is left, or the seed is out of range.
+    """
+    order = draw(length, length, seed)
+    rest = order[max(num_taken, length - count) :]
+    if not rest:
+        raise UsageError(
+            f"No test rows are left: there are {length} rows, and {num_taken} are training and dev rows. "
+            f"Set num_train and num_dev to less than {length} together."
+        )
+    return rest

@@ -1,0 +1,71 @@
+"""Tasks that are answered by free text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from foretune.errors import UsageError
+from foretune.tasks.base import Example, Row, Task, Template
+from foretune.tasks.prompts import strip_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationTask(Task):
+    """The model continues the prompt; the text is compared with one or more references.
+
+    Args:
+        references: The reference texts of a row; training uses the first. A row without any is left out.
+        shortened: The part of the prompt that is cut first where a sequence is too long, as it stands there.
+        ends_text: The end-of-text token follows the target.
+        stops_at_newline: An answer is a line: generation ends at the first newline.
+        max_new_tokens: Most tokens of a generated text.
+        metric, objective: Token F1 and teacher forcing by default; further arguments as `Task`.
+        check: Raises a ValueError, naming the field, for a row that has all fields and yet makes no sense.
+    """
+
+    references: Callable[[Row], Sequence[str]]
+    shortened: Callable[[Row], str] | None = None
+    check: Callable[[Row], None] = lambda row: None
+    ends_text: bool = False
+    stops_at_newline: bool = True
+    max_new_tokens: int = 50
+    metric: str = "f1"
+    objective: Literal["classification", "lm"] = "lm"
+
+    def correct(self, row: Row) -> tuple[int, ...]:
+        """Return the index of the only candidate, the gold target."""
+        return (0,)
+
+    def is_usable(self, row: Row) -> bool:
+        """Whether there is an answer."""
+        return bool(self.references(row))
+
+    def example(self, row: Row, template: Template, name: str = "example") -> Example:
+        """Write `row` as an example called `name`; white space at the target's end stays."""
+        prompt = strip_text(template.prompt(row))
+        references = tuple(self.references(row))
+        target = (template.prompt(row) + template.target(row, references[0])).lstrip()[len(prompt) :]
+        part = self.shortened(row) if self.shortened is not None else ""
+        start = prompt.find(part) if part else -1
+        return Example(
+            prompt=prompt,
+            candidates=(target,),
+            correct=(0,),
+            name=name,
+            answers=references,
+            shortened=(start, start + len(part)) if start >= 0 else None,
+            ends_text=self.ends_text,
+        )
+
+    def demonstration(self, row: Row, template: Template) -> str:
+        """Write `row` with its first reference."""
+        return (template.prompt(row) + template.target(row, self.references(row)[0])).strip()
+
+    def check_values(self, row: Row, where: str) -> None:
+        """As `Task.check_values`."""
+        try:
+            self.check(row)
+        except ValueError as error:
+            raise UsageError(f"{where}: {error}") from None
