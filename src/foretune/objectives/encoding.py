@@ -1,13 +1,13 @@
-"""From an example's text to token ids, with the option's tokens located and long prompts cut on the left."""
+"""From an example's text to token ids, with the option's tokens located and long sequences cut."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from foretune.errors import UsageError
+from foretune.errors import IncompatibleError, UsageError
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -20,7 +20,7 @@ MAX_LENGTH = 2048
 
 
 class CandidateExample(Protocol):
-    """What is read of an example: a prompt, the options that follow it, which are right, and its name."""
+    """What is read of an example: `foretune.tasks.Example` says what each part means."""
 
     @property
     def prompt(self) -> str: ...  # noqa: D102 - the class says it
@@ -30,6 +30,12 @@ class CandidateExample(Protocol):
     def correct(self) -> tuple[int, ...]: ...  # noqa: D102
     @property
     def name(self) -> str: ...  # noqa: D102
+    @property
+    def answers(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def shortened(self) -> tuple[int, int] | None: ...  # noqa: D102
+    @property
+    def ends_text(self) -> bool: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +47,18 @@ class EncodedExample:
         option_lengths: Option tokens at the end of each sequence; at least 1, and shorter than the sequence.
         correct: Indices of the right candidates.
         name: Where the row comes from, for messages.
+        answers: Reference texts of a row whose answer is generated; empty for others.
+        prompt_ids: The prompt alone, which generation continues; empty where there are no `answers`.
+        num_cut: Tokens that did not fit: of the candidate that lost most.
     """
 
     token_ids: tuple[tuple[int, ...], ...]
     option_lengths: tuple[int, ...]
     correct: tuple[int, ...]
     name: str
+    answers: tuple[str, ...] = ()
+    prompt_ids: tuple[int, ...] = ()
+    num_cut: int = 0
 
     @property
     def length(self) -> int:
@@ -74,33 +86,53 @@ def encode_examples(
 
     A sequence is the tokenizer's normal encoding of prompt + option with its special tokens. The option is
     the tokens whose characters end after the prompt's end (fast tokenizers), else what follows the longest
-    common token prefix with the encoded prompt. A sequence longer than `max_length` loses tokens on the left,
-    after the BOS token where the tokenizer adds one. Where nothing precedes the option (an empty prompt and
-    no BOS), the tokenizer's end-of-text token is put in front, so that the first option token has a context.
+    common token prefix with the encoded prompt; where it ends the text, EOS is its last token. Where nothing
+    precedes the option (an empty prompt and no BOS), the tokenizer's end-of-text token is put in front, so that
+    the first option token has a context.
+
+    A sequence longer than `max_length` loses tokens in this order: the right end of an option that ends the text
+    and alone leaves no room for a context, its EOS included; tokens of the part of the prompt that is to be
+    shortened, from that part's end; tokens on the left, after the BOS where the tokenizer adds one. One warning a
+    call counts the rows.
 
     Args:
-        examples: Anything with `prompt`, `candidates`, `correct` and `name`.
+        examples: Such as `foretune.tasks.Example`.
         tokenizer: A Hugging Face tokenizer.
         max_length: Most tokens of a sequence, special tokens included; see `usable_length`.
     Raises:
         UsageError: an option has no token of its own, is longer than ``max_length - 1``, or an empty prompt
             meets a tokenizer without BOS and end-of-text token; the message names the row.
+        IncompatibleError: the tokenizer has no EOS to end a text with, or gives no offsets by which to shorten a
+            part of a prompt; the message names the row.
     """
     if not examples:
         return []
     # all texts in one call: fast tokenizers work on them in parallel
     texts = [example.prompt + option for example in examples for option in example.candidates]
     prompts = [example.prompt for example in examples for _ in example.candidates]
-    located = (_locate_by_characters if tokenizer.is_fast else _locate_by_prefix)(tokenizer, texts, prompts)
-    cut = _Cut(tokenizer, max_length)
+    locate = _locate_by_characters if tokenizer.is_fast else _locate_by_prefix
+    located = locate(tokenizer, texts, prompts)
+    continued = [example.prompt for example in examples if example.answers]
+    alone = locate(tokenizer, continued, continued) if continued else iter(())
+    fit = _Fit(tokenizer, max_length)
     encoded = []
     for example in examples:
-        sequences, option_lengths = [], []
-        for option in example.candidates:
-            token_ids, option_length = cut(*next(located), f"{example.name}, option {option!r}")
-            sequences.append(token_ids)
-            option_lengths.append(option_length)
-        encoded.append(EncodedExample(tuple(sequences), tuple(option_lengths), example.correct, example.name))
+        fitted = [
+            fit.candidate(next(located), example, f"{example.name}, option {option!r:.100}")
+            for option in example.candidates
+        ]
+        encoded.append(
+            EncodedExample(
+                token_ids=tuple(tuple(tokens.ids) for tokens, _ in fitted),
+                option_lengths=tuple(tokens.option_length for tokens, _ in fitted),
+                correct=example.correct,
+                name=example.name,
+                answers=example.answers,
+                prompt_ids=tuple(fit.prompt(next(alone), example).ids) if example.answers else (),
+                num_cut=max(num_cut for _, num_cut in fitted),
+            )
+        )
+    _tell_of_cuts(encoded, max_length)
     return encoded
 
 
@@ -109,10 +141,25 @@ def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
     return tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
 
 
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """One text as tokens.
+
+    Attributes:
+        ids: Tokens up to the end of the option.
+        spans: Characters of each token, which are none for special ones; None where the tokenizer does not say.
+        option_length: How many of them, at the right end, are the option's.
+    """
+
+    ids: list[int]
+    spans: list[tuple[int, int]] | None
+    option_length: int
+
+
 def _locate_by_characters(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], prompts: list[str]
-) -> Iterator[tuple[list[int], int]]:
-    """Yield ``(token ids up to the option's end, option length)`` for each text, from character offsets."""
+) -> Iterator[_Tokens]:
+    """Yield the tokens of each text, with the option found by character offsets."""
     encodings = tokenizer(texts, return_offsets_mapping=True, return_attention_mask=False, verbose=False)
     all_spans = encodings["offset_mapping"]
     for token_ids, spans, prompt in zip(encodings["input_ids"], all_spans, prompts, strict=True):
@@ -122,12 +169,10 @@ def _locate_by_characters(
         start = stop
         while start > 0 and spans[start - 1][1] > len(prompt):
             start -= 1
-        yield token_ids[:stop], stop - start
+        yield _Tokens(token_ids[:stop], spans[:stop], stop - start)
 
 
-def _locate_by_prefix(
-    tokenizer: PreTrainedTokenizerBase, texts: list[str], prompts: list[str]
-) -> Iterator[tuple[list[int], int]]:
+def _locate_by_prefix(tokenizer: PreTrainedTokenizerBase, texts: list[str], prompts: list[str]) -> Iterator[_Tokens]:
     """Yield the same from the longest common token prefix of text and prompt: needs no offsets."""
     text_ids = tokenizer(texts, return_attention_mask=False, verbose=False)["input_ids"]
     prompt_ids = tokenizer(prompts, return_attention_mask=False, verbose=False)["input_ids"]
@@ -137,33 +182,73 @@ def _locate_by_prefix(
             if one != other:
                 break
             common += 1
-        yield of_text, len(of_text) - common
+        yield _Tokens(of_text, None, len(of_text) - common)
 
 
-class _Cut:
-    """Gives a sequence a context token if it has none and cuts it on the left; the settings of one call."""
+class _Fit:
+    """Completes sequences with context token and EOS, and cuts them; the settings of one call."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        self._tokenizer = tokenizer
         self._max_length = max_length
         self._kept_in_front = 1 if adds_bos(tokenizer) else 0
         self._end_of_text = tokenizer.eos_token_id
         self._told = False
 
-    def __call__(self, token_ids: list[int], option_length: int, where: str) -> tuple[tuple[int, ...], int]:
-        if option_length < 1:
+    def candidate(self, tokens: _Tokens, example: CandidateExample, where: str) -> tuple[_Tokens, int]:
+        """Return a candidate's sequence and how many tokens it lost."""
+        if example.ends_text:
+            tokens = self._ended(tokens, where)
+        length = len(tokens.ids)
+        if tokens.option_length < 1:
             raise UsageError(f"{where}: it adds no token to the prompt, so there is nothing to score.")
-        if option_length > self._max_length - 1:
-            raise UsageError(
-                f"{where}: it has {option_length} tokens; with max_length {self._max_length} at most "
-                f"{self._max_length - 1} fit. Raise max_length or shorten the option."
+        room = self._max_length - 1
+        if tokens.option_length > room:
+            if not example.ends_text:
+                raise UsageError(
+                    f"{where}: it has {tokens.option_length} tokens; with max_length {self._max_length} at most "
+                    f"{room} fit. Raise max_length or shorten the option."
+                )
+            kept = length - (tokens.option_length - room)
+            tokens = replace(tokens, ids=tokens.ids[:kept], option_length=room)
+        if tokens.option_length == len(tokens.ids):
+            return replace(tokens, ids=[self._context_token(where), *tokens.ids]), length - len(tokens.ids)
+        tokens = self._cut(tokens, example)
+        return tokens, length - len(tokens.ids)
+
+    def prompt(self, tokens: _Tokens, example: CandidateExample) -> _Tokens:
+        """Return the prompt alone, cut by the same rules."""
+        if not tokens.ids:
+            return replace(tokens, ids=[self._context_token(example.name)])
+        return self._cut(tokens, example)
+
+    def _ended(self, tokens: _Tokens, where: str) -> _Tokens:
+        if self._end_of_text is None:
+            raise IncompatibleError(
+                f"{where}: it should be followed by an end-of-text token, and the tokenizer has none. "
+                "Set its eos_token."
             )
-        if option_length == len(token_ids):
-            token_ids = [self._context_token(where), *token_ids]
-        surplus = len(token_ids) - self._max_length
+        return replace(tokens, ids=[*tokens.ids, self._end_of_text], option_length=tokens.option_length + 1)
+
+    def _cut(self, tokens: _Tokens, example: CandidateExample) -> _Tokens:
+        ids = tokens.ids
+        surplus = len(ids) - self._max_length
+        if surplus > 0 and example.shortened is not None:
+            if tokens.spans is None:
+                raise IncompatibleError(
+                    f"{example.name}: it has {len(ids)} tokens, {surplus} more than max_length {self._max_length}, and "
+                    f"{type(self._tokenizer).__name__} does not tell which of them are the part of the prompt that is "
+                    "cut first. Use a fast tokenizer, or raise max_length."
+                )
+            start, end = example.shortened
+            inside = [index for index, (a, b) in enumerate(tokens.spans) if start <= a < b <= end]
+            dropped = set(inside[-surplus:])
+            ids = [token for index, token in enumerate(ids) if index not in dropped]
+            surplus -= len(dropped)
         if surplus > 0:
             front = self._kept_in_front
-            token_ids = token_ids[:front] + token_ids[front + surplus :]
-        return tuple(token_ids), option_length
+            ids = ids[:front] + ids[front + surplus :]
+        return replace(tokens, ids=ids)
 
     def _context_token(self, where: str) -> int:
         if self._end_of_text is None:
@@ -175,3 +260,16 @@ class _Cut:
             self._told = True
             logger.warning("%s: the prompt is empty; the end-of-text token stands in front of it.", where)
         return self._end_of_text
+
+
+def _tell_of_cuts(rows: Sequence[EncodedExample], max_length: int) -> None:
+    cut = [row for row in rows if row.num_cut]
+    if cut:
+        logger.warning(
+            "%d of %d rows are longer than %d tokens and were cut, by %d tokens at most (the first is %s).",
+            len(cut),
+            len(rows),
+            max_length,
+            max(row.num_cut for row in cut),
+            cut[0].name,
+        )

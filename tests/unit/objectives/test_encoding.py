@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foretune.errors import UsageError
+from foretune.errors import IncompatibleError, UsageError
 from foretune.objectives.encoding import adds_bos, encode_examples, usable_length
 from foretune.tasks import Example
 
 BOS = EOS = 2
 
 
-def encode_one(tokenizer, prompt, *options, max_length=2048):
-    example = Example(prompt=prompt, candidates=options, correct=(0,), name="sst2 train row 7")
+def encode_one(tokenizer, prompt, *options, max_length=2048, **fields):
+    example = Example(prompt=prompt, candidates=options, correct=(0,), name="sst2 train row 7", **fields)
     return encode_examples([example], tokenizer, max_length)[0]
 
 
@@ -35,6 +35,18 @@ class WithoutOffsets:
 @pytest.fixture(scope="module")
 def no_bos_tokenizer(make_tokenizer):
     return make_tokenizer(bos=False)
+
+
+@pytest.fixture(scope="module")
+def ending_tokenizer(make_tokenizer):
+    """Puts a special token behind every text, too."""
+    from tokenizers import processors
+
+    tokenizer = make_tokenizer(bos=True)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="</s> $A </s>", special_tokens=[("</s>", EOS)]
+    )
+    return tokenizer
 
 
 def test_ids_are_the_normal_encoding_and_the_option_its_last_tokens(tiny_tokenizer):
@@ -74,14 +86,8 @@ def test_token_merged_over_the_boundary_belongs_to_the_option(tiny_tokenizer):
     assert len(tiny_tokenizer("a film It was ")["input_ids"]) == len(encoded.token_ids[0])
 
 
-def test_special_token_after_the_text_is_not_part_of_the_option(tiny_tokenizer, make_tokenizer):
-    from tokenizers import processors
-
-    tokenizer = make_tokenizer(bos=True)
-    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="</s> $A </s>", special_tokens=[("</s>", EOS)]
-    )
-    assert encode_one(tokenizer, "It was", " great") == encode_one(tiny_tokenizer, "It was", " great")
+def test_special_token_after_the_text_is_not_part_of_the_option(tiny_tokenizer, ending_tokenizer):
+    assert encode_one(ending_tokenizer, "It was", " great") == encode_one(tiny_tokenizer, "It was", " great")
 
 
 def test_bos_is_detected_by_encoding_not_by_attribute(tiny_tokenizer, no_bos_tokenizer, make_tokenizer):
@@ -143,6 +149,99 @@ def test_option_that_does_not_fit_is_refused_by_row_name(tiny_tokenizer):
     message = f"'{option}': it has {length} tokens; with max_length {length} at most {length - 1} fit"
     with pytest.raises(UsageError, match=f"^sst2 train row 7, option {message}"):
         encode_one(tiny_tokenizer, "It was", option, max_length=length)
+
+
+def test_cut_rows_are_counted_and_told_of_once(tiny_tokenizer, caplog):
+    examples = [
+        Example(prompt=prompt, candidates=(" great", " bad and odd"), correct=(0,), name=f"row {number}")
+        for number, prompt in enumerate(["It was", "the jokes land about half the time . It was", "a film It was"])
+    ]
+    whole, cut = encode_examples(examples, tiny_tokenizer), encode_examples(examples, tiny_tokenizer, 12)
+    assert [row.num_cut for row in whole] == [0, 0, 0]
+    assert [row.num_cut for row in cut] == [max(0, row.length - 12) for row in whole]
+    (record,) = caplog.records
+    most = max(row.num_cut for row in cut)
+    assert record.getMessage() == (
+        f"1 of 3 rows are longer than 12 tokens and were cut, by {most} tokens at most (the first is row 1)."
+    )
+
+
+CONTEXT = "the bridge opened in 1932 after eight years of work"
+PROMPT = f"Is it true ?\n{CONTEXT} .\nYes or No ?\n"
+SPAN = (PROMPT.index(CONTEXT), PROMPT.index(CONTEXT) + len(CONTEXT))
+
+
+def test_the_shortened_part_is_cut_from_its_end_before_the_left(tiny_tokenizer):
+    whole = encode_one(tiny_tokenizer, PROMPT, "Yes")
+    before = len(tiny_tokenizer(PROMPT[: SPAN[0]])["input_ids"])
+    context = len(tiny_tokenizer(CONTEXT)["input_ids"]) - 1  # without its BOS
+    ids = whole.token_ids[0]
+    for lost in (1, 5, context, context + 2):
+        cut = encode_one(tiny_tokenizer, PROMPT, "Yes", max_length=len(ids) - lost, shortened=SPAN)
+        of_context = min(lost, context)
+        expected = ids[: before + context - of_context] + ids[before + context :]
+        if lost > context:
+            expected = (BOS, *expected[1 + lost - context :])
+        assert cut.token_ids == (expected,)
+        assert cut.num_cut == lost
+    roomy = encode_one(tiny_tokenizer, PROMPT, "Yes", max_length=len(ids), shortened=SPAN)
+    assert (roomy.token_ids, roomy.num_cut) == (whole.token_ids, 0)
+
+
+def test_a_part_can_be_shortened_without_offsets_only_while_nothing_is_cut(tiny_tokenizer):
+    slow = WithoutOffsets(tiny_tokenizer)
+    ids = encode_one(slow, PROMPT, "Yes", shortened=SPAN).token_ids[0]
+    with pytest.raises(IncompatibleError, match=r"^sst2 train row 7: it has \d+ tokens, 1 more than .* WithoutOffsets"):
+        encode_one(slow, PROMPT, "Yes", shortened=SPAN, max_length=len(ids) - 1)
+    assert encode_one(slow, PROMPT, "Yes", max_length=len(ids) - 1).num_cut == 1
+
+
+def test_an_option_that_ends_the_text_has_eos_as_its_last_token(tiny_tokenizer):
+    plain = encode_one(tiny_tokenizer, "It was", " great")
+    ended = encode_one(tiny_tokenizer, "It was", " great", "", ends_text=True)
+    assert ended.token_ids[0] == (*plain.token_ids[0], EOS)
+    assert ended.token_ids[1] == (*plain.token_ids[0][: -plain.option_lengths[0]], EOS)
+    assert ended.option_lengths == (plain.option_lengths[0] + 1, 1)
+
+
+@pytest.mark.parametrize("spare", [1, 0, -1, -3])
+def test_an_option_that_ends_the_text_is_cut_on_the_right_where_it_alone_is_too_long(tiny_tokenizer, spare):
+    whole = encode_one(tiny_tokenizer, "It was", " wonderfully odd", ends_text=True)
+    (length,), prompt_length = whole.option_lengths, len(tiny_tokenizer("It was")["input_ids"])
+    cut = encode_one(tiny_tokenizer, "It was", " wonderfully odd", ends_text=True, max_length=length + 1 + spare)
+    option = whole.token_ids[0][-length:]
+    context = (BOS, *whole.token_ids[0][prompt_length - 1 : prompt_length])[: 1 + max(spare, 0)]
+    assert cut.token_ids[0] == context + option[: length + min(spare, 0)]
+    assert cut.option_lengths == (length + min(spare, 0),)
+    assert cut.num_cut == whole.length - cut.length
+
+
+def test_a_text_cannot_end_without_an_end_of_text_token(make_tokenizer):
+    tokenizer = make_tokenizer(bos=False)
+    tokenizer.eos_token = None
+    with pytest.raises(IncompatibleError, match=r"^sst2 train row 7, option ' great': .* the tokenizer has none"):
+        encode_one(tokenizer, "It was", " great", ends_text=True)
+
+
+def test_rows_whose_answer_is_generated_carry_their_prompt_alone(tiny_tokenizer, no_bos_tokenizer):
+    answers = ("Yes", "yes")
+    alone = tuple(tiny_tokenizer(PROMPT)["input_ids"])
+    for tokenizer in (tiny_tokenizer, WithoutOffsets(tiny_tokenizer)):
+        row = encode_one(tokenizer, PROMPT, "Yes\n", answers=answers)
+        assert (row.answers, row.prompt_ids) == (answers, alone)
+    assert encode_one(tiny_tokenizer, PROMPT, "Yes\n").prompt_ids == ()
+    cut = encode_one(tiny_tokenizer, PROMPT, "Yes\n", answers=answers, max_length=len(alone) - 2)
+    assert cut.prompt_ids == (BOS, *alone[3:])
+    shortened = encode_one(tiny_tokenizer, PROMPT, "Yes\n", answers=answers, max_length=len(alone) - 2, shortened=SPAN)
+    assert len(shortened.prompt_ids) == len(alone) - 2
+    assert shortened.prompt_ids[:4] == alone[:4]
+    assert encode_one(no_bos_tokenizer, "", "Yes", answers=answers).prompt_ids == (EOS,)
+
+
+def test_prompt_alone_has_no_special_token_behind_it(tiny_tokenizer, ending_tokenizer):
+    assert ending_tokenizer("It was")["input_ids"][-1] == EOS
+    alone = tuple(tiny_tokenizer("It was")["input_ids"])
+    assert encode_one(ending_tokenizer, "It was", "Yes", answers=("Yes",)).prompt_ids == alone
 
 
 def test_no_examples_give_no_rows(tiny_tokenizer):
