@@ -4,6 +4,9 @@ from foretune.objectives.batches import CandidateBatch, collate_candidates
 from foretune.objectives.classification import ClassificationObjective
 from foretune.objectives.encoding import MAX_LENGTH, EncodedExample, encode_examples, usable_length
 from foretune.objectives.forward import check_window
+from foretune.objectives.masked import MaskedObjective
+from foretune.objectives.masked_encoding import EncodedMaskedExample, encode_masked, usable_masked_length
+from foretune.objectives.masked_head import MaskedHead, find_masked_head
 from foretune.objectives.tied_head import TiedHead, find_tied_head
 
 __all__ = [
@@ -11,10 +14,16 @@ __all__ = [
     "CandidateBatch",
     "ClassificationObjective",
     "EncodedExample",
+    "EncodedMaskedExample",
+    "MaskedHead",
+    "MaskedObjective",
     "TiedHead",
     "check_window",
     "collate_candidates",
     "encode_examples",
+    "encode_masked",
+    "find_masked_head",
     "find_tied_head",
     "usable_length",
+    "usable_masked_length",
 ]
