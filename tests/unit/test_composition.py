@@ -4,7 +4,7 @@ import pytest
 
 from foretune.composition import AXES, compose, part_class, part_classes
 from foretune.errors import UsageError
-from foretune.methods import make_method
+from foretune.methods import make_method, method_of_description
 from foretune.schedules import ModuleBlocks
 from foretune.spaces import Identity, LowRank, Orthonormal
 from foretune.updates import SGD, Adam, Momentum
@@ -55,11 +55,18 @@ def test_unknown_names_and_settings_are_refused_with_near_misses() -> None:
 def test_a_composed_method_is_made_again_from_its_description() -> None:
     """What the header of a journal holds is enough for a replay."""
     method = make_method("lozo", {"lr": 0.5, "update": {"name": "momentum"}, "space": {"rank": 3}})
-    settings = method.describe()
-    assert method.lr == settings["lr"] == 0.5
-    again = make_method(settings.pop("name"), settings)
+    assert method.lr == method.describe()["lr"] == 0.5
+    again = method_of_description(method.describe())
     assert again.describe() == method.describe()
     assert again.parts() == method.parts()
     assert again.parts().space == LowRank(rank=3)
     assert isinstance(again.parts().update, Momentum)
     assert make_method("mezo", {}).parts().update == SGD()
+
+
+def test_the_length_of_a_run_may_have_no_effect_for_it_is_filled_in() -> None:
+    """Neither where a run begins, nor where its journal is read."""
+    method = make_method(
+        "zo_adamu", {"direction": {"name": "momentum_guided", "t1": 1, "t2": 2, "t3": 3}}, total_steps=9
+    )
+    assert method_of_description(method.describe()).parts() == method.parts()

@@ -5,7 +5,14 @@ first-order baselines and hybrid training as well. `optimizer_class` turns a met
 (`foretune.MeZO(model, lr=..., zo_eps=...)`).
 """
 
-from foretune.methods.base import METHODS, AbstractMethod, make_method, make_recipe, optimizer_class
+from foretune.methods.base import (
+    METHODS,
+    AbstractMethod,
+    make_method,
+    make_recipe,
+    method_of_description,
+    optimizer_class,
+)
 from foretune.methods.first_order import BASELINES, AbstractFirstOrder
 from foretune.methods.hybrid import HYBRIDS, HybridRecipe
 from foretune.methods.recipe import RECIPES, AbstractRecipe, method_name, option_help
@@ -22,6 +29,7 @@ __all__ = [
     "make_method",
     "make_recipe",
     "method_name",
+    "method_of_description",
     "optimizer_class",
     "option_help",
 ]

@@ -6,6 +6,7 @@ import abc
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from torch import nn
 
 from foretune.composition import AXES, compose
 from foretune.engine import EngineName
+from foretune.errors import UsageError
 from foretune.methods.recipe import RECIPES, AbstractRecipe, build, method_name
 from foretune.optimizer import Optimizer
 from foretune.types import Parts
@@ -113,16 +115,73 @@ def make_method(
         total_steps: Length of the run, for methods that have such a setting and are not given it.
         tuning: Tuning scheme, whose published settings replace the defaults; None for those of full tuning.
     Raises:
-        UsageError: unknown method or option (near misses suggested), a setting out of range, or a method that
-            is not defined for the scheme.
+        UsageError: unknown method or option (near misses suggested), a setting out of range or one that the parts
+            which were asked for leave without effect, or a method that is not defined for the scheme.
     """
-    changes = {axis: options[axis] for axis in AXES if isinstance(options.get(axis), Mapping)}
-    options = {option: value for option, value in options.items() if option not in changes}
-    method: AbstractMethod = build(METHODS.get(name), options, total_steps=total_steps, tuning=tuning)
-    if changes:
-        method = ComposedMethod(lr=method.lr, method=method, changes=changes)
+    make = partial(_compose_method, METHODS.get(name), total_steps=total_steps, tuning=tuning)
+    method = make(options)
     method.check()
+    if isinstance(method, ComposedMethod):
+        for option in (name for name in options if name not in method.changes):
+            usual = make({other: value for other, value in options.items() if other != option})
+            assert isinstance(usual, ComposedMethod)
+            _check_has_effect(option, method, usual)
     return method
+
+
+def method_of_description(description: Mapping[str, Any]) -> AbstractMethod:
+    """Build the method that `AbstractRecipe.describe` has described, as the header of a journal keeps it."""
+    settings = {name: value for name, value in description.items() if name != "name"}
+    return _compose_method(METHODS.get(description["name"]), settings)
+
+
+def _compose_method(
+    recipe: type[AbstractMethod],
+    options: Mapping[str, Any],
+    *,
+    total_steps: int | None = None,
+    tuning: str | None = None,
+) -> AbstractMethod:
+    changes = {axis: options[axis] for axis in AXES if isinstance(options.get(axis), Mapping)}
+    own = {option: value for option, value in options.items() if option not in changes}
+    method = build(recipe, own, total_steps=total_steps, tuning=tuning)
+    return ComposedMethod(lr=method.lr, method=method, changes=changes) if changes else method
+
+
+def _check_has_effect(option: str, method: ComposedMethod, usual: ComposedMethod) -> None:
+    """Refuse an option that would change the method's own parts, but not those that were composed of them.
+
+    Where the method's own part has a setting of this name, that part has to be changed; what follows from the option
+    for other parts (LOZO's factor on learning rates from its rank) is no reason to give it.
+
+    Args:
+        option: Name of a setting of the method.
+        method: With the option as it was given.
+        usual: The same without it.
+    Raises:
+        UsageError: naming the option, and what overrides it.
+    """
+    try:
+        own, usual_own, usual_parts = method.method.parts(), usual.method.parts(), usual.parts()
+    except UsageError:  # other options that were given ask for this one
+        return
+    parts = method.parts()
+    moved = [axis for axis in own.describe() if getattr(own, axis) != getattr(usual_own, axis)]
+    meant = [axis for axis in moved if option in _settings(getattr(own, axis))] or moved
+    if meant and all(getattr(parts, axis) == getattr(usual_parts, axis) for axis in meant):
+        overriding = ", ".join(
+            f"{axis}={value!r}" if setting == "name" else f"{axis}.{setting}={value!r}"
+            for axis in meant
+            for setting, value in method.changes[axis].items()
+        )
+        raise UsageError(
+            f"{option}={getattr(method.method, option)!r} would have no effect: it is for the {' and '.join(meant)} of "
+            f"'{method_name(type(method.method))}', overridden by {overriding}. Drop one of them."
+        )
+
+
+def _settings(part: Any) -> list[str]:
+    return [field.name for field in fields(part)]
 
 
 def make_recipe(

@@ -7,7 +7,7 @@ from pathlib import Path
 from foretune.adapters import make_tuning
 from foretune.errors import JournalError, UsageError
 from foretune.journal import Journal, replay
-from foretune.methods import make_method
+from foretune.methods import method_of_description
 from foretune.optimizer import Optimizer
 from foretune.runs.config import ReplayConfig
 from foretune.runs.loading import load_model, load_tokenizer, resolve_device, resolve_dtype
@@ -41,8 +41,7 @@ def replay_run(config: ReplayConfig) -> int:
     tokenizer = load_tokenizer(name, **loading)
     model = load_model(name, dtype=resolve_dtype(base["dtype"], device), device=device, **loading)
     model = make_tuning(header["config"]["tuning"]).attach(model, seed=header["seed"], revision=revision)
-    settings = dict(header["method"])
-    method = make_method(settings.pop("name"), settings)
+    method = method_of_description(header["method"])
     optimizer = Optimizer(model, **method.optimizer_arguments(), seed=header["seed"])
     num_steps = selected_step(journal) if config.step is None else config.step
     if num_steps > len(journal.steps):
