@@ -8,7 +8,8 @@ import pytest
 
 from foretune.composition import part_classes
 from foretune.errors import IncompatibleError
-from foretune.methods import AbstractMethod, optimizer_class
+from foretune.methods import AbstractMethod
+from foretune.methods.base import ComposedMethod
 from foretune.optimizer import Optimizer
 from promised import run, state_of
 from toys import TOYS, differing_bits, restore, weights_of
@@ -29,9 +30,11 @@ REFUSALS = {
 
 
 def build(recipe: type[AbstractMethod], schedule: str, **options: Any) -> Optimizer:
+    """Make it of the toy settings, also of those that the method's own schedule alone would use."""
     change: Mapping[str, Any] = {"name": schedule, **SETTINGS.get(schedule, {})}
-    model = TOYS["lora"].net()
-    return optimizer_class(recipe)(model, **{**recipe.toy.options, "schedule": change, **options})
+    own = recipe(**{**recipe.toy.options, **options})
+    method = ComposedMethod(lr=own.lr, method=own, changes={"schedule": change})
+    return Optimizer(TOYS["lora"].net(), **method.optimizer_arguments())
 
 
 @pytest.mark.parametrize("schedule", part_classes("schedule"))

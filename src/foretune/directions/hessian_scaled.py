@@ -30,6 +30,9 @@ class HessianScaled(AbstractDirection):
     one ``a_i + H_i/2 sum_j a_j / H_j``: each entry then grows with the curvature of all, so that H acts as a
     decaying learning rate more than as a preconditioner. Of an estimate g y the mean is the gradient divided by H.
 
+    Where a schedule scales the directions of a tensor by std, H is the curvature in the coordinates theta / std, std^2
+    times that of theta: the run is the one that those coordinates would have without the schedule.
+
     State: log H, one number per coordinate, float32 (float64 for float64 weights); the logarithm because H stays
     near 1, where float32 would round the increments of a small `smooth` away. Each draw makes y: a temporary or two
     of one tensor's coordinates.

@@ -22,8 +22,8 @@ def check_weighting(weighting: Weighting, num_directions: int, ramp_steps: int) 
     if weighting not in get_args(Weighting):
         raise UsageError(f"Unknown weighting {weighting!r}.{near_misses(str(weighting), get_args(Weighting))}")
     if weighting == "normalized" and (num_directions < 2 or ramp_steps):
-        found = f"ramp_steps {ramp_steps}, which begins with one" if ramp_steps else f"num_directions {num_directions}"
-        raise UsageError(f"weighting 'normalized' needs the spread of at least 2 losses at every step, got {found}.")
+        right = f"ramp_steps must be 0, got {ramp_steps}" if ramp_steps else "num_directions must be at least 2, got 1"
+        raise UsageError(f"{right}: the estimate is divided by the spread of its slopes, and one slope has none.")
 
 
 def slope_weights(slopes: tuple[float, ...], weighting: Weighting, *, zo_eps: float) -> tuple[float, ...]:

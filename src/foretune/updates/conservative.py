@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from foretune.types import AbstractUpdate, Change, Trainable, Trial, UpdateContext
+from foretune.errors import IncompatibleError
+from foretune.types import AbstractUpdate, Change, Parts, Trainable, Trial, UpdateContext
 from foretune.updates.decay import check_weight_decay, decay_factor
 
 
@@ -29,6 +31,14 @@ class Conservative(AbstractUpdate):
 
     def __post_init__(self) -> None:
         check_weight_decay(self.weight_decay)
+
+    def check(self, parts: Parts, trainables: Sequence[Trainable]) -> None:
+        """Refuse to try steps along directions that are not those that would be taken."""
+        if parts.direction.advances_first:
+            raise IncompatibleError(
+                f"Conservative cannot be combined with this {type(parts.direction).__name__}: the step follows a "
+                "direction that is known only after the steps were tried. Let it follow the measured one."
+            )
 
     @property
     def num_decisions(self) -> int:

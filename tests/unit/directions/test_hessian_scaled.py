@@ -1,6 +1,8 @@
 """The running diagonal of the Hessian: its mean increments, where it settles, and what float32 keeps of it."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -15,12 +17,23 @@ from foretune.noise import Noise, Purpose
 from foretune.optimizer import Optimizer
 from foretune.schedules import RandomGroups
 from foretune.spaces import LowRank, Masked
-from foretune.types import TensorState
+from foretune.types import AbstractSchedule, Block, Member, TensorState, Trainable
 from promised import run
 from toys import Quadratic, assert_mean, trainables_of
 
 DIAGONAL = torch.tensor([1.0, 4.0, 0.5], dtype=torch.float64)
 H = torch.tensor([2.0, 1.0, 3.0], dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Scaled(AbstractSchedule):
+    """Every tensor at every step, along directions of this std."""
+
+    std: float
+    sequential = False
+
+    def blocks(self, step: int, trainables: Sequence[Trainable], *, seed: int) -> Sequence[Block]:
+        return (Block(tuple(Member(trainable, std=self.std) for trainable in trainables)),)
 
 
 def normal(*shape: int, key: int = 1) -> Tensor:
@@ -110,6 +123,38 @@ def test_without_smoothing_it_is_gaussian_to_the_bit() -> None:
         )
         assert torch.equal(y, z)
         direction.advance(trainable, state, keys=[step], step=step, coordinate_shape=(3, 4), scalars=(1.0, 1e30))
+
+
+@pytest.mark.parametrize("precond", ["old", "new"])
+def test_directions_of_another_std_are_those_of_other_coordinates(precond: str) -> None:
+    """theta = std u: the run along std y is the one of u along y, so H is std^2 times the diagonal."""
+    std, models, optimizers = 0.25, [], []
+    for schedule in (Scaled(std), Scaled(1.0)):
+        model = Quadratic({"a": (3, 2), "b": (4,)})
+        direction = HessianScaled(smooth=1e-2, form="unbiased", precond=precond)
+        optimizers.append(
+            Optimizer(model, direction=direction, estimator=SecondDifference(), schedule=schedule, lr=0.05, seed=3)
+        )
+        models.append(model)
+    ours, theirs = models
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.div_(std)
+
+    def of_other_coordinates() -> Tensor:
+        difference = std * theirs.flat() - theirs.target
+        return 0.5 * difference @ theirs.hessian @ difference
+
+    for _ in range(20):
+        optimizers[0].step(ours)
+        optimizers[1].step(of_other_coordinates)
+    torch.testing.assert_close(ours.flat(), std * theirs.flat(), rtol=1e-7, atol=0)
+    found, expected = (
+        {t.name: state.tensors["log_hessian"] for t, state in optimizer.tensor_states.items()}
+        for optimizer in optimizers
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+    assert max(float(tensor.abs().max()) for tensor in found.values()) > 0.1
 
 
 def test_a_new_basis_keeps_h() -> None:

@@ -53,7 +53,7 @@ def test_a_bad_step_has_no_weights(weighting: str) -> None:
 def test_what_cannot_be_is_refused(estimator: type) -> None:
     with pytest.raises(UsageError, match=r"Unknown weighting 'normalised'\. Did you mean: normalized"):
         estimator(weighting="normalised")
-    with pytest.raises(UsageError, match=r"'normalized' needs the spread of at least 2 losses.*got num_directions 1"):
+    with pytest.raises(UsageError, match=r"num_directions must be at least 2, got 1: .* divided by the spread"):
         estimator(weighting="normalized")
-    with pytest.raises(UsageError, match=r"'normalized' needs.*got ramp_steps 5, which begins with one"):
+    with pytest.raises(UsageError, match=r"ramp_steps must be 0, got 5: .* divided by the spread"):
         estimator(weighting="normalized", num_directions=8, ramp_steps=5)

@@ -94,5 +94,7 @@ def test_costs() -> None:
 
 
 def test_one_direction_has_no_spread() -> None:
-    with pytest.raises(UsageError, match=r"at least 2 losses.*got num_directions 1"):
+    with pytest.raises(
+        UsageError, match=r"^num_directions must be at least 2, got 1: the estimate is divided by the spread"
+    ):
         make_method("fzoo", {"num_directions": 1})

@@ -5,8 +5,12 @@ import math
 
 import pytest
 
+from foretune.directions import HessianScaled
+from foretune.errors import IncompatibleError
+from foretune.estimators import SecondDifference
+from foretune.optimizer import Optimizer
 from foretune.updates import Conservative
-from toys import trainables_of
+from toys import Quadratic, trainables_of
 
 
 class Script:
@@ -38,6 +42,14 @@ def test_the_smallest_loss_wins_and_the_first_of_equals(losses: tuple[float, ...
 )
 def test_losses_that_are_not_finite(losses: tuple[float, ...], expected: float) -> None:
     assert Conservative().decide(Script(*losses)) == (expected,)
+
+
+def test_directions_that_change_after_the_trials_are_refused_by_name() -> None:
+    """The loss would be tried along one direction, and the step made along another."""
+    parts = {"estimator": SecondDifference(), "update": Conservative(), "lr": 0.1}
+    Optimizer(Quadratic({"a": (2,)}), direction=HessianScaled(), **parts)
+    with pytest.raises(IncompatibleError, match="Conservative cannot be combined with this HessianScaled"):
+        Optimizer(Quadratic({"a": (2,)}), direction=HessianScaled(precond="new"), **parts)
 
 
 def test_costs() -> None:
