@@ -1,34 +1,53 @@
-"""Load a causal language model and its tokenizer, with errors a user can act on."""
+"""Load a language model and its tokenizer, with errors a user can act on."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from safetensors import SafetensorError
 
 from foretune.adapters import peft_warnings_hidden
-from foretune.errors import UsageError
+from foretune.errors import IncompatibleError, UsageError
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+ModelKind = Literal["causal", "masked"]
+"""What a language model predicts: the next token, or one behind a mask."""
 
+_EXAMPLES: dict[ModelKind, str] = {"causal": "facebook/opt-1.3b", "masked": "roberta-large"}
 _ADAPTER_CONFIG = "adapter_config.json"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
+_OFFLOADING = ("balanced", "balanced_low_0", "sequential", "disk", "meta")
+"""Values of transformers' `device_map` with which weights are spread over devices, or are not in memory."""
 
 
 def resolve_device(device: str) -> torch.device:
-    """Return the device to use.
+    """Return the device to use: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        UsageError: a GPU was asked for and there is none.
+        UsageError: it is none of these, it would offload weights, or PyTorch finds no such GPU.
     """
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise UsageError("--device cuda: PyTorch finds no CUDA device; use cpu or auto.")
-    return torch.device("cuda" if device == "cuda" or (device == "auto" and available) else "cpu")
+    if device in _OFFLOADING:
+        raise UsageError(
+            f"--device {device}: there is no engine yet for weights that are spread over devices or offloaded; "
+            "the model must fit on one. Use auto, cpu, cuda or cuda:N."
+        )
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise UsageError(f"--device must be auto, cpu, cuda or cuda:N, got {device!r}.")
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = torch.device(device)
+    count = torch.cuda.device_count() if found.type == "cuda" else 0
+    if found.type == "cuda" and not (found.index or 0) < count:
+        raise UsageError(f"--device {device}: PyTorch finds {count or 'no'} CUDA devices; use cpu or auto.")
+    return found
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
@@ -63,10 +82,61 @@ def is_adapter(model: str) -> bool:
     return (Path(model) / _ADAPTER_CONFIG).is_file() and not (Path(model) / "config.json").is_file()
 
 
+def load_config(model: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """Load a model's configuration, which says what kind of model it is before its weights are read.
+
+    Raises:
+        UsageError: there is no model of this name, or its configuration cannot be read.
+    """
+    from transformers import AutoConfig
+
+    check_model_path(model)
+    with _explained(model, "cannot load it"):
+        return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
+
+
+def model_kind(config: PreTrainedConfig) -> ModelKind:
+    """Tell what kind of language model a configuration describes.
+
+    By the class that was saved, else by the classes that the repository's own code offers, else by those that
+    transformers has for its model type; where it has both, a decoder is causal and an encoder masked.
+
+    Raises:
+        UsageError: an encoder-decoder, or no language model at all.
+    """
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    saved = set(config.architectures or ())
+    described = f"--model {config.name_or_path} ({', '.join(sorted(saved)) or config.model_type})"
+    if config.is_encoder_decoder:
+        raise UsageError(
+            f"{described} is an encoder-decoder; tasks are written for causal and for masked language models. "
+            f"Give one of those, such as {_EXAMPLES['causal']}."
+        )
+    mappings = (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES)
+    own_code = getattr(config, "auto_map", None) or {}
+    for causal, masked in (
+        (not saved.isdisjoint(mappings[0].values()), not saved.isdisjoint(mappings[1].values())),
+        ("AutoModelForCausalLM" in own_code, "AutoModelForMaskedLM" in own_code),
+        (config.model_type in mappings[0], config.model_type in mappings[1]),
+    ):
+        if causal and masked:
+            return "causal" if getattr(config, "is_decoder", False) else "masked"
+        if causal or masked:
+            return "causal" if causal else "masked"
+    raise UsageError(f"{described} is no language model: it has no head that predicts words, causal or masked.")
+
+
 def load_tokenizer(
     model: str, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model.
+
+    Padding token and padding side do not matter, batches are padded by position; BOS and EOS are looked at where
+    text is encoded.
 
     Raises:
         UsageError: there is none, or it cannot be read.
@@ -75,12 +145,11 @@ def load_tokenizer(
 
     if not is_adapter(model):
         check_model_path(model)
-    try:
+    with _explained(model, "cannot load its tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"--model {model}: cannot load its tokenizer: {_first_line(error)}") from error
-    if tokenizer is None:
-        raise UsageError(f"--model {model}: it has no tokenizer.")
+    # without files, transformers makes an empty tokenizer of the model's type
+    if tokenizer is None or set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise UsageError(f"--model {model}: it has no tokenizer; put its files (tokenizer.json and others) beside it.")
     return tokenizer
 
 
@@ -89,24 +158,53 @@ def load_model(
     *,
     dtype: torch.dtype | str,
     device: torch.device,
+    kind: ModelKind = "causal",
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
-    """Load a causal language model onto one device.
+    """Load a language model of one kind onto one device.
 
     Raises:
-        UsageError: there is none of this name, it is no causal language model, or it cannot be read.
+        UsageError: there is none of this name, it is of another kind, it cannot be read, or weights are missing.
+        IncompatibleError: its weights are quantized.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-    check_model_path(model)
-    try:
-        loaded = AutoModelForCausalLM.from_pretrained(
-            model, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code
+    config = load_config(model, revision=revision, trust_remote_code=trust_remote_code)
+    check_kind(config, kind)
+    if (quantization := getattr(config, "quantization_config", None)) is not None:
+        raise IncompatibleError(
+            f"--model {model}: its weights are quantized ({_quantization_method(quantization)}), and there is no "
+            "engine yet that perturbs such weights. Give the checkpoint that it was made from."
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"--model {model}: cannot load it: {_first_line(error)}") from error
+    with _explained(model, "cannot load it"):
+        loaded, report = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM}[kind].from_pretrained(
+            model,
+            config=config,
+            dtype=dtype,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise UsageError(
+            f"--model {model}: it lacks {len(missing)} weights of {type(loaded).__name__}, such as '{missing[0]}', "
+            "which would be random. Give a checkpoint with its language-model head."
+        )
     return loaded.to(device)
+
+
+def check_kind(config: PreTrainedConfig, kind: ModelKind) -> None:
+    """Refuse a model of another kind than is needed.
+
+    Raises:
+        UsageError: it is of the other kind, or of none.
+    """
+    if (found := model_kind(config)) != kind:
+        raise UsageError(
+            f"--model {config.name_or_path} is a {found} language model ({', '.join(config.architectures or ())}); "
+            f"this needs a {kind} one, such as {_EXAMPLES[kind]}."
+        )
 
 
 def load_adapter(
@@ -116,24 +214,43 @@ def load_adapter(
 
     Raises:
         UsageError: the folder cannot be read, or its base model is not there.
+        IncompatibleError: the base model's weights are quantized.
     """
     from peft import PeftConfig, PeftModel
 
-    try:
-        with peft_warnings_hidden():
+    with peft_warnings_hidden():
+        with _explained(adapter, "cannot load this adapter"):
             config = PeftConfig.from_pretrained(adapter)
-            if not config.base_model_name_or_path:
-                raise ValueError(f"{_ADAPTER_CONFIG} names no base model.")
-            loading = {"revision": config.revision, "trust_remote_code": trust_remote_code}
-            base = load_model(config.base_model_name_or_path, dtype=dtype, device=device, **loading)
+        base_name = config.base_model_name_or_path
+        if not base_name:
+            raise UsageError(f"--model {adapter}: cannot load this adapter: {_ADAPTER_CONFIG} names no base model.")
+        loading: dict[str, Any] = {"revision": config.revision, "trust_remote_code": trust_remote_code}
+        try:
+            kind = model_kind(load_config(base_name, **loading))
+            base = load_model(base_name, dtype=dtype, device=device, kind=kind, **loading)
             own = (Path(adapter) / _TOKENIZER_CONFIG).is_file()
-            tokenizer = load_tokenizer(adapter if own else config.base_model_name_or_path, **loading)
+            tokenizer = load_tokenizer(adapter if own else base_name, **loading)
+        except (UsageError, IncompatibleError) as error:
+            raise type(error)(f"--model {adapter} is an adapter: {error}") from error
+        with _explained(adapter, "cannot load this adapter"):
             return PeftModel.from_pretrained(base, adapter).to(device), tokenizer
-    except UsageError as error:
-        raise UsageError(f"--model {adapter} is an adapter: {error}") from error
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UsageError(f"--model {adapter}: cannot load this adapter: {_first_line(error)}") from error
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+@contextmanager
+def _explained(model: str, failure: str) -> Iterator[None]:
+    """Turn what transformers, peft and safetensors raise about `model` into one line."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        if "trust_remote_code" in str(error):
+            raise UsageError(
+                f"--model {model}: {failure} without running code that its repository ships. Read that code, and "
+                "give --trust-remote-code if you trust it."
+            ) from error
+        first_paragraph = (str(error).strip() or type(error).__name__).partition("\n\n")[0]
+        raise UsageError(f"--model {model}: {failure}: {' '.join(first_paragraph.split())}") from error
+
+
+def _quantization_method(quantization: Any) -> str:
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization.quant_method
+    return str(getattr(method, "value", method))
