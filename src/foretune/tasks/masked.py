@@ -150,8 +150,8 @@ def inferred_sentence(
     first: str,
     second: str,
     label_words: tuple[str, ...],
-    classes: tuple[int, ...],
     *,
+    classes: tuple[int, ...] | None = None,
     limit: int | None = None,
     max_length: int = 256,
 ) -> MaskedTemplate:

@@ -74,7 +74,7 @@ def test_judged_sentence():
 
 
 def test_inferred_sentence():
-    template = inferred_sentence("question", "sentence", ("No", "Yes"), classes=(1, 0), max_length=128)
+    template = inferred_sentence("question", "sentence", ("Yes", "No"), max_length=128)
     row = {"question": "Who built it?", "sentence": "It was built by Ada.", "label": 0}
     assert text(template, row) == "Who built it?<mask>, it was built by Ada."
     assert template.label_words[template.class_of(row)] == "Yes"
