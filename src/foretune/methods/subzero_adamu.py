@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, get_args
 
-from foretune.directions import MomentumGuided
-from foretune.directions.annealing import annealing_times
 from foretune.errors import UsageError, near_misses
 from foretune.estimators import TwoSided
-from foretune.methods.base import METHODS, AbstractMethod, Toy
+from foretune.methods.annealed import AbstractAnnealedMethod
+from foretune.methods.base import METHODS, Toy
 from foretune.schedules import Whole
 from foretune.spaces import Orthonormal
 from foretune.types import Parts
@@ -23,7 +22,7 @@ _OF_THE_DIVISION = ("beta2_target", "phi_beta2", "sigma")
 
 @METHODS.register("subzero_adamu", aliases=("subzo_adamu",))
 @dataclass(frozen=True, kw_only=True)
-class SubZOAdaMUMethod(AbstractMethod):
+class SubZOAdaMUMethod(AbstractAnnealedMethod):
     """SubZO-AdaMU: SubZero whose coordinates mix fresh noise with the coordinates before, as ZO-AdaMU's directions do.
 
         fresh = sqrt(alpha) z,    history = m_{t-1} + sqrt(1 - alpha) xi,    z, xi (rho, rho) of N(0, 1)
@@ -85,20 +84,11 @@ class SubZOAdaMUMethod(AbstractMethod):
     )
 
     lr: float = 1e-7
-    zo_eps: float = 1e-3
     rank: int = 8
     interval: int = 2000
     align: bool = True
     reshape: Literal["auto", "always", "never"] = "auto"
-    total_steps: int = 20_000
-    t1: int | None = None
-    t2: int | None = None
-    t3: int | None = None
-    alpha_target: float = 0.5
-    beta1_target: float = 0.9
     beta2_target: float = 0.01
-    phi_alpha: float = 1.0
-    phi_beta1: float = 0.1
     phi_beta2: float = 1.5
     v_mode: VMode = "none"
     sigma: float = 1e-8
@@ -114,22 +104,14 @@ class SubZOAdaMUMethod(AbstractMethod):
         for name in () if divides else _OF_THE_DIVISION:
             if getattr(self, name) != getattr(type(self), name):
                 raise UsageError(f"{name} would have no effect: nothing is divided. Drop it, or set v_mode='core'.")
-        t1, t2, t3 = annealing_times(self.total_steps, self.t1, self.t2, self.t3)
         if divides:
             update = AdaMU(sigma=self.sigma, weight_decay=self.weight_decay, vectors_only=self.v_mode == "none")
         else:
             update = SGD(weight_decay=self.weight_decay)
         return Parts(
             space=Orthonormal(rank=self.rank, interval=self.interval, align=self.align, reshape=self.reshape),
-            direction=MomentumGuided(
-                t1=t1,
-                t2=t2,
-                t3=t3,
-                alpha_target=self.alpha_target,
-                beta1_target=self.beta1_target,
+            direction=self.momentum_guided(
                 beta2_target=self.beta2_target,
-                phi_alpha=self.phi_alpha,
-                phi_beta1=self.phi_beta1,
                 phi_beta2=self.phi_beta2,
                 matrices_only=not self.vector_adamu,
                 on_refresh=self.refresh,

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
-from foretune.directions import MomentumGuided
-from foretune.directions.annealing import annealing_times
 from foretune.estimators import TwoSided
-from foretune.methods.base import METHODS, AbstractMethod, Toy
+from foretune.methods.annealed import AbstractAnnealedMethod
+from foretune.methods.base import METHODS, Toy
 from foretune.schedules import Whole
 from foretune.spaces import Orthonormal
 from foretune.types import Parts
@@ -19,7 +18,7 @@ from foretune.updates import SGD
 
 @METHODS.register("subzero_muon", aliases=("subzo_muon",))
 @dataclass(frozen=True, kw_only=True)
-class SubZOMuonMethod(AbstractMethod):
+class SubZOMuonMethod(AbstractAnnealedMethod):
     """SubZO-Muon: SubZO-AdaMU that perturbs and steps along nearly orthogonal coordinates from t2 on.
 
         m_t = beta1 sqrt(alpha) z + (1 - beta1) (m_{t-1} + sqrt(1 - alpha) xi),    z, xi (rho, rho) of N(0, 1)
@@ -70,35 +69,18 @@ class SubZOMuonMethod(AbstractMethod):
     )
 
     lr: float = 1e-7
-    zo_eps: float = 1e-3
     rank: int = 8
     interval: int = 2000
     align: bool = True
     reshape: Literal["auto", "always", "never"] = "auto"
-    total_steps: int = 20_000
-    t1: int | None = None
-    t2: int | None = None
-    t3: int | None = None
-    alpha_target: float = 0.5
-    beta1_target: float = 0.9
-    phi_alpha: float = 1.0
-    phi_beta1: float = 0.1
     refresh: Literal["project", "reset"] = "project"
     weight_decay: float = 0.0
 
     def parts(self) -> Parts:
         """Orthonormal x MomentumGuided (orthogonalized) x TwoSided x SGD x Whole."""
-        t1, t2, t3 = annealing_times(self.total_steps, self.t1, self.t2, self.t3)
         return Parts(
             space=Orthonormal(rank=self.rank, interval=self.interval, align=self.align, reshape=self.reshape),
-            direction=MomentumGuided(
-                t1=t1,
-                t2=t2,
-                t3=t3,
-                alpha_target=self.alpha_target,
-                beta1_target=self.beta1_target,
-                phi_alpha=self.phi_alpha,
-                phi_beta1=self.phi_beta1,
+            direction=self.momentum_guided(
                 matrices_only=True,
                 orthogonalize=True,
                 on_refresh=self.refresh,

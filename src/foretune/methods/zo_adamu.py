@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from foretune.directions import MomentumGuided
-from foretune.directions.annealing import annealing_times
 from foretune.estimators import TwoSided
-from foretune.methods.base import METHODS, AbstractMethod, Toy
+from foretune.methods.annealed import AbstractAnnealedMethod
+from foretune.methods.base import METHODS, Toy
 from foretune.schedules import Whole
 from foretune.spaces import Identity
 from foretune.types import Parts
@@ -19,7 +18,7 @@ from foretune.updates import AdaMU
 
 @METHODS.register("zo_adamu")
 @dataclass(frozen=True, kw_only=True)
-class ZOAdaMUMethod(AbstractMethod):
+class ZOAdaMUMethod(AbstractAnnealedMethod):
     """ZO-AdaMU: measure along a mix of fresh noise and the direction before, divide by the mix's uncertainty.
 
         fresh = sqrt(alpha) z,      history = m_{t-1} + sqrt(1 - alpha) xi          z, xi ~ N(0, 1)
@@ -73,36 +72,16 @@ class ZOAdaMUMethod(AbstractMethod):
     )
 
     lr: float = 1e-4
-    zo_eps: float = 1e-3
-    total_steps: int = 20_000
-    t1: int | None = None
-    t2: int | None = None
-    t3: int | None = None
-    alpha_target: float = 0.5
-    beta1_target: float = 0.9
     beta2_target: float = 0.01
-    phi_alpha: float = 1.0
-    phi_beta1: float = 0.1
     phi_beta2: float = 1.5
     sigma: float = 1e-8
     weight_decay: float = 0.0
 
     def parts(self) -> Parts:
         """Identity x MomentumGuided x TwoSided x AdaMU x Whole."""
-        t1, t2, t3 = annealing_times(self.total_steps, self.t1, self.t2, self.t3)
         return Parts(
             space=Identity(),
-            direction=MomentumGuided(
-                t1=t1,
-                t2=t2,
-                t3=t3,
-                alpha_target=self.alpha_target,
-                beta1_target=self.beta1_target,
-                beta2_target=self.beta2_target,
-                phi_alpha=self.phi_alpha,
-                phi_beta1=self.phi_beta1,
-                phi_beta2=self.phi_beta2,
-            ),
+            direction=self.momentum_guided(beta2_target=self.beta2_target, phi_beta2=self.phi_beta2),
             estimator=TwoSided(zo_eps=self.zo_eps),
             update=AdaMU(sigma=self.sigma, weight_decay=self.weight_decay),
             schedule=Whole(),

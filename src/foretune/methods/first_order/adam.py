@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
 
-from foretune.methods.first_order.base import BASELINES, AbstractFirstOrder
-from foretune.updates.adam import check_betas
+from foretune.methods.first_order.abstract_adam import AbstractAdam
+from foretune.methods.first_order.base import BASELINES
 
 
 @BASELINES.register("adam")
 @dataclass(frozen=True, kw_only=True)
-class AdamRecipe(AbstractFirstOrder):
+class AdamRecipe(AbstractAdam):
     """Adam: backpropagation and Adam on the gradient.
 
         g = gradient + weight_decay theta
@@ -38,23 +36,6 @@ class AdamRecipe(AbstractFirstOrder):
     """
 
     paper: ClassVar[str] = "Adam: A Method for Stochastic Optimization, arXiv:1412.6980"
-    tuning_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
-        {"lora": {"lr": 1e-4}, "prefix": {"lr": 1e-2}}
-    )
-
-    lr: float = 1e-5
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-
-    def check(self) -> None:
-        """Refuse settings out of range."""
-        super().check()
-        check_betas(self.betas, self.eps)
-
-    @property
-    def num_state_tensors(self) -> int:
-        """The averages of gradients and of their squares."""
-        return 2
 
     def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Return `torch.optim.Adam`."""
