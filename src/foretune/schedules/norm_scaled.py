@@ -44,8 +44,9 @@ class NormScaled(AbstractSchedule):
         Malladi et al. 2023, arXiv:2305.17333, variance- and expectation-modified SPSA; their code for medium-sized
         models (zo_variant=param_norm, recompute_norms, scale_norm_by_num_params).
         Differs from the published code: scale_by_num_params divides by the root of the number of parameters (there by
-        the root of c), groups follow the structure of any model, and gradient norms (zo_variant=grad_norm) are left
-        out.
+        the root of c), and groups follow the structure of any model. Left out is c = |g| of a probe of each group
+        alone (zo_variant=grad_norm, norm_running_update): g is Gaussian around 0, so 1 / |g| has no mean and the
+        perturbation no bound, and a schedule would have to measure losses, which here the estimator alone does.
     """
 
     form: Literal["variance", "expectation"] = "variance"
