@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test check bench docs clean
+.PHONY: setup demo test check bench docs golden clean
 
 setup: $(READY)
 
@@ -32,6 +32,9 @@ bench: setup           ## step, noise and memory against their floors; appends t
 
 docs: setup            ## the pages that are generated from the code
 	$(BIN)/python docs/generate_methods.py
+
+golden: setup          ## record anew what tasks look like to a model; read the difference
+	$(BIN)/python tests/golden/tasks/record.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache

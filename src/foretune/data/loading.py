@@ -137,7 +137,7 @@ def _load_hub(task: Task, split: str) -> Split:
     for source in task.sources:
         try:
             there = source.splits.get(split, split)
-            rows = datasets.load_dataset(source.dataset, source.config, revision=source.revision, split=there)
+            rows = datasets.load_dataset(**source.arguments(), split=there)
         # OSError covers the network and missing datasets, ValueError an unknown configuration or split,
         # RuntimeError a dataset that still needs a loading script
         except (OSError, ValueError, RuntimeError, DatasetsError) as error:

@@ -43,6 +43,10 @@ class Example:
     ends_text: bool = False
 
 
+CONVERTED = "refs/convert/parquet"
+"""The branch with the hub's own conversion of a dataset, for those that still come with a loading script."""
+
+
 @dataclass(frozen=True, slots=True)
 class HubSource:
     """One place on the Hugging Face hub.
@@ -62,6 +66,11 @@ class HubSource:
     def __str__(self) -> str:
         config = f" ({self.config})" if self.config else ""
         return f"{self.dataset}{config}{'@' + self.revision if self.revision else ''}"
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what `datasets.load_dataset` is to be called with: converted, a configuration is a folder."""
+        configuration = "data_dir" if self.revision == CONVERTED else "name"
+        return {"path": self.dataset, configuration: self.config, "revision": self.revision}
 
 
 def after_a_space(row: Row, candidate: str) -> str:

@@ -10,6 +10,8 @@ from foretune.errors import UsageError
 from foretune.tasks.base import Example, Row, Task, Template
 from foretune.tasks.prompts import strip_text
 
+_MARK = "\0"
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationTask(Task):
@@ -17,7 +19,7 @@ class GenerationTask(Task):
 
     Args:
         references: The reference texts of a row; training uses the first. A row without any is left out.
-        shortened: The part of the prompt that is cut first where a sequence is too long, as it stands there.
+        shortened: The field whose text, which prompts have as it is, is cut first where a sequence is too long.
         ends_text: The end-of-text token follows the target.
         stops_at_newline: An answer is a line: generation ends at the first newline.
         max_new_tokens: Most tokens of a generated text.
@@ -26,7 +28,7 @@ class GenerationTask(Task):
     """
 
     references: Callable[[Row], Sequence[str]]
-    shortened: Callable[[Row], str] | None = None
+    shortened: str | None = None
     check: Callable[[Row], None] = lambda row: None
     ends_text: bool = False
     stops_at_newline: bool = True
@@ -47,15 +49,13 @@ class GenerationTask(Task):
         prompt = strip_text(template.prompt(row))
         references = tuple(self.references(row))
         target = (template.prompt(row) + template.target(row, references[0])).lstrip()[len(prompt) :]
-        part = self.shortened(row) if self.shortened is not None else ""
-        start = prompt.find(part) if part else -1
         return Example(
             prompt=prompt,
             candidates=(target,),
             correct=(0,),
             name=name,
             answers=references,
-            shortened=(start, start + len(part)) if start >= 0 else None,
+            shortened=self._shortened_span(row, template),
             ends_text=self.ends_text,
         )
 
@@ -69,3 +69,10 @@ class GenerationTask(Task):
             self.check(row)
         except ValueError as error:
             raise UsageError(f"{where}: {error}") from None
+
+    def _shortened_span(self, row: Row, template: Template) -> tuple[int, int] | None:
+        if self.shortened is None or not row[self.shortened]:
+            return None
+        # found by a mark in its place: the text itself may be in the prompt twice
+        start = template.prompt({**row, self.shortened: _MARK}).lstrip().find(_MARK)
+        return (start, start + len(row[self.shortened])) if start >= 0 else None

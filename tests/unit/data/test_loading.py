@@ -86,8 +86,8 @@ def test_missing_folder_and_file_say_what_is_there(tmp_path):
 def test_hub_sources_are_tried_in_order(monkeypatch):
     asked = []
 
-    def load_dataset(path, config, *, revision, split):
-        asked.append((path, config, revision, split))
+    def load_dataset(path, name, *, revision, split):
+        asked.append((path, name, revision, split))
         if path == "nyu-mll/glue":
             raise ConnectionError("Couldn't reach it\nmore lines")
         return datasets.Dataset.from_list([*ROWS, {"sentence": "unlabelled", "label": -1, "idx": 6}])

@@ -13,7 +13,7 @@ GOOD = {"sentence": "fine", "label": 1, "idx": 0}
 def test_every_task_is_found_under_its_own_name():
     assert "sst2" in list_tasks()
     assert all(get_task(name).name == name for name in list_tasks())
-    assert all(get_task(name).default_template in get_task(name).templates for name in list_tasks())
+    assert all(get_task(name).template() for name in list_tasks() if get_task(name).templates)
 
 
 def test_unknown_task_suggests_near_misses():
