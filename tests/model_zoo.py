@@ -60,12 +60,58 @@ def qwen2() -> nn.Module:
     return _seeded(lambda: Qwen2ForCausalLM(config))
 
 
-def mistral() -> nn.Module:
+def mistral(sliding_window: int = 4) -> nn.Module:
     """As LLaMA, with a sliding window."""
     from transformers import MistralConfig, MistralForCausalLM
 
-    config = MistralConfig(**_sizes(intermediate_size=24, num_key_value_heads=2, sliding_window=4))
+    config = MistralConfig(**_sizes(intermediate_size=24, num_key_value_heads=2, sliding_window=sliding_window))
     return _seeded(lambda: MistralForCausalLM(config))
+
+
+def qwen3() -> nn.Module:
+    """As Qwen2, with norms of queries and keys in place of biases."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    return _seeded(
+        lambda: Qwen3ForCausalLM(Qwen3Config(**_sizes(intermediate_size=24, num_key_value_heads=2, head_dim=4)))
+    )
+
+
+def gemma() -> nn.Module:
+    """Embeddings that are scaled on the way in, and tied."""
+    from transformers import GemmaConfig, GemmaForCausalLM
+
+    return _seeded(
+        lambda: GemmaForCausalLM(GemmaConfig(**_sizes(intermediate_size=24, num_key_value_heads=2, head_dim=4)))
+    )
+
+
+def gemma2() -> nn.Module:
+    """Capped logits, and layers with and without a sliding window."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    config = Gemma2Config(
+        **_sizes(
+            intermediate_size=24, num_key_value_heads=2, head_dim=4, sliding_window=16, final_logit_softcapping=2.0
+        )
+    )
+    return _seeded(lambda: Gemma2ForCausalLM(config))
+
+
+def bloom() -> nn.Module:
+    """Positions as linear biases (ALiBi)."""
+    from transformers import BloomConfig, BloomForCausalLM
+
+    config = BloomConfig(vocab_size=VOCABULARY, hidden_size=HIDDEN, n_layer=2, n_head=4, pad_token_id=1)
+    return _seeded(lambda: BloomForCausalLM(config))
+
+
+def mamba() -> nn.Module:
+    """A recurrent state in place of attention."""
+    from transformers import MambaConfig, MambaForCausalLM
+
+    config = MambaConfig(vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=2, state_size=4)
+    return _seeded(lambda: MambaForCausalLM(config))
 
 
 def gpt2() -> nn.Module:

@@ -23,6 +23,12 @@ def candidate_scores(model, tokenizer, prompt: str, candidates: Sequence[str]) -
     return scores
 
 
+def option_logprobs(model, token_ids: Sequence[int], length: int) -> torch.Tensor:
+    """Log-probabilities of the last `length` tokens of one sequence, float32: batch of one, no padding, all logits."""
+    logits = model(input_ids=torch.tensor([token_ids])).logits[0, -length - 1 : -1].float()
+    return logits.log_softmax(dim=-1).gather(1, torch.tensor(token_ids[-length:])[:, None])[:, 0]
+
+
 def cross_entropy(scores: Sequence[float], right: int) -> float:
     """-log softmax(scores)[right]."""
     return math.log(sum(map(math.exp, scores))) - scores[right]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from foretune.errors import IncompatibleError
-from foretune.objectives.batches import SequenceBatch
+from foretune.objectives.batches import CONTEXT_SEGMENT, PADDING_SEGMENT, SequenceBatch
 
 _KEEPS_POSITIONS = ("PREFIX_TUNING", "CARTRIDGE")
 """Prompt learning of peft that puts keys and values in front, and moves position ids behind them."""
@@ -42,10 +42,14 @@ def last_logits(model: nn.Module, batch: SequenceBatch, num_positions: int) -> T
             the left end, are never among them.
     Raises:
         IncompatibleError: the batch is padded, and the model has virtual tokens of a kind whose positions under
-            padding are not known, or a prefix that lies beyond the padding of its sliding window.
+            padding are not known, or a prefix that lies beyond the padding of its sliding window; or options share
+            a context, and the model cannot keep them apart (see `find_packed_length`).
     """
     inner = _uncompiled(model)
-    if _virtual_tokens(inner) in _EMBEDS:
+    kind = _virtual_tokens(inner)
+    if kind is not None and "segments" in batch:
+        raise IncompatibleError(f"Options that share a context cannot see the virtual tokens of peft's {kind}.")
+    if kind in _EMBEDS:
         model, inputs = inner.get_base_model(), _with_prompt(inner, batch)
     else:
         inputs = model_inputs(model, batch)
@@ -95,9 +99,37 @@ def model_inputs(model: nn.Module, batch: SequenceBatch) -> dict[str, Tensor | i
         inputs["attention_mask"] = attention_mask
         if _accepts(model).position_ids:
             inputs["position_ids"] = batch["position_ids"]
+    elif "segments" in batch:
+        if not _accepts(model).position_ids:
+            raise IncompatibleError("Options cannot share a context: the model takes no position ids.")
+        inputs["attention_mask"] = _segment_mask(model, batch["segments"])
+        inputs["position_ids"] = batch["position_ids"]
     if _accepts(model).use_cache:
         inputs["use_cache"] = False
     return inputs
+
+
+def _segment_mask(model: Any, segments: Tensor) -> Tensor:
+    """Return which token sees which as the model's attention takes it, shape (S, 1, T, T), from segments (S, T).
+
+    A token sees those at or before it of its own segment and of the context. Padding sees itself only: a softmax
+    over nothing would be nan.
+    """
+    queries, keys = segments[:, None, :, None], segments[:, None, None, :]
+    columns = torch.arange(segments.shape[1], device=segments.device)
+    before = columns[:, None] >= columns
+    seen = before & (keys != PADDING_SEGMENT) & ((queries == keys) | (keys == CONTEXT_SEGMENT))
+    seen |= columns[:, None] == columns
+    attention = model.config._attn_implementation
+    if attention == "sdpa":
+        return seen
+    if attention == "eager":  # adds its mask to the scores
+        return torch.zeros(seen.shape, dtype=model.dtype, device=seen.device).masked_fill_(
+            ~seen, torch.finfo(model.dtype).min
+        )
+    raise IncompatibleError(
+        f"Options cannot share a context: attention {attention!r} takes no mask of pairs of tokens; sdpa and eager do."
+    )
 
 
 def _with_prompt(model: Any, batch: SequenceBatch) -> dict[str, Tensor | int]:

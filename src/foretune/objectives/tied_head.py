@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from foretune.objectives.batches import SequenceBatch
 from foretune.objectives.forward import model_inputs
+from foretune.objectives.inspection import agree, plain_causal_lm, probing
 
 _PROBE_TOKENS = 4
 
@@ -37,36 +37,25 @@ class TiedHead:
         return (self.embedding(candidate_ids).float() @ hidden.unsqueeze(2)).squeeze(2)
 
 
-@torch.no_grad()
 def find_tied_head(model: nn.Module) -> TiedHead | None:
     """Return the tied head of a causal language model, None if its logits are anything else than table @ hidden.
 
     The structure is looked at first (one table, no bias, plain look-up, no prompt learning), then both ways are
     compared on a few tokens, which rules out scaled or capped logits.
     """
-    inner: Any = model
-    if hasattr(inner, "get_base_model"):
-        if inner.active_peft_config.is_prompt_learning:
-            return None
-        inner = inner.get_base_model()
-    if not hasattr(inner, "get_output_embeddings") or hasattr(inner, "_orig_mod"):
+    inner = plain_causal_lm(model)
+    if inner is None:
         return None
     head, embedding, body = inner.get_output_embeddings(), inner.get_input_embeddings(), inner.base_model
     plain = type(head) is nn.Linear and head.bias is None and type(embedding) is nn.Embedding and body is not inner
     if not plain or head.weight is not embedding.weight:
         return None
     found = TiedHead(model, body, embedding)
-    was_training = inner.training
-    inner.eval()
-    try:
+    with probing(inner):
         ids = torch.arange(_PROBE_TOKENS, device=embedding.weight.device).view(1, -1)
         whole = inner(input_ids=ids, use_cache=False).logits[:, -1].float()
         try:
             ours = found.logits({"input_ids": ids}, torch.arange(whole.shape[1], device=ids.device).view(1, -1))
         except (AttributeError, RuntimeError, TypeError):  # a body of another kind
             return None
-    finally:
-        inner.train(was_training)
-    tolerance = 2e-2 if inner.dtype.itemsize < 4 else 1e-4
-    same = ours.shape == whole.shape and bool(((ours - whole).abs().max() <= tolerance * whole.abs().max()).item())
-    return found if same else None
+    return found if agree(ours, whole, inner.dtype) else None

@@ -19,9 +19,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SchedulerType, rot
 from foretune import noise
 from foretune.errors import UsageError
 from foretune.journal import EvaluationRecord, hash_weights
+from foretune.objectives import Objective
 from foretune.trainer import checkpoint as files
 from foretune.trainer.arguments import RunArguments
-from foretune.trainer.step_loss import Objective, StepLoss
+from foretune.trainer.step_loss import StepLoss
 
 METRICS_NAME = "metrics.jsonl"
 ARGUMENTS_NAME = "training_args.json"

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from foretune.errors import JournalError
 from foretune.journal import EvaluationRecord, check_header
 from foretune.journal.replay import threads_of
+from foretune.objectives import Objective
 from foretune.trainer import checkpoint as files
 from foretune.trainer.arguments import GradientArguments
 from foretune.trainer.base import METRICS_NAME, AbstractTrainer, Evaluator
 from foretune.trainer.metrics_log import AppendedLog
 from foretune.trainer.recovery import choose_checkpoint, clear_checkpoints, refuse_existing
-from foretune.trainer.step_loss import Objective, StepLoss
+from foretune.trainer.step_loss import StepLoss
 
 RUN_NAME = "run.json"
 """The settings of a run, as a journal's header has them."""

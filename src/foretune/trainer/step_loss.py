@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from transformers.trainer_pt_utils import find_batch_size
@@ -14,18 +14,6 @@ from foretune.errors import UsageError
 
 if TYPE_CHECKING:
     from foretune.trainer.base import AbstractTrainer
-
-
-class Objective(Protocol):
-    """A loss of a model on a batch, with the denominator by which micro-batches combine."""
-
-    def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """Return a scalar loss, float32 or better."""
-        ...
-
-    def weight(self, batch: Any) -> int:
-        """Return the denominator of `loss` on this batch."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,13 @@ from transformers.trainer_utils import IntervalStrategy
 from foretune.errors import JournalError, UsageError
 from foretune.journal import EvaluationRecord, Journal, JournalWriter, StepRecord, check_header
 from foretune.journal.replay import check_base_weights, threads_of
+from foretune.objectives import Objective
 from foretune.optimizer import Optimizer
 from foretune.trainer import checkpoint as files
 from foretune.trainer.arguments import ZOTrainingArguments
 from foretune.trainer.base import METRICS_NAME, AbstractTrainer, Evaluator
 from foretune.trainer.metrics_log import MetricsLog, log_line
 from foretune.trainer.recovery import History, find_checkpoint, refuse_existing
-from foretune.trainer.step_loss import Objective
 
 JOURNAL_NAME = "journal"
 

@@ -7,7 +7,7 @@ import torch
 
 import oracles
 from foretune.data import load_task_data
-from foretune.objectives import ClassificationObjective, collate_candidates, encode_examples, usable_length
+from foretune.objectives import ClassificationObjective, encode_examples, usable_length
 from foretune.tasks import Example
 
 ARCHITECTURES = ["opt", "llama", "qwen2", "mistral", "gpt2"]
@@ -146,9 +146,12 @@ def test_real_rows_on_a_real_model(real_data_dir, opt_mini_dir):
     ]
     for of_one_kind in (rows, long_options):
         encoded = encode_examples(of_one_kind, tokenizer, usable_length(model))
-        batch = collate_candidates(encoded)
-        assert ("candidate_ids" in batch) == (of_one_kind is rows)
         expected_scores, expected_loss = oracle(model, tokenizer, of_one_kind)
-        with torch.inference_mode():
-            torch.testing.assert_close(OBJECTIVE.score(model, batch), torch.tensor(expected_scores), atol=1e-5, rtol=0)
-            assert float(OBJECTIVE.loss(model, batch)) == pytest.approx(expected_loss, abs=1e-5)
+        for objective in (OBJECTIVE, ClassificationObjective.for_model(model)):
+            batch = objective.collate(encoded)
+            assert ("candidate_ids" in batch) == (of_one_kind is rows)
+            assert ("segments" in batch) == (of_one_kind is long_options and objective is not OBJECTIVE)
+            with torch.inference_mode():
+                scores, loss = objective.score(model, batch), objective.loss(model, batch)
+            torch.testing.assert_close(scores, torch.tensor(expected_scores), atol=1e-5, rtol=0)
+            assert float(loss) == pytest.approx(expected_loss, abs=1e-5)
