@@ -24,38 +24,38 @@ def draw(length: int, count: int, seed: int) -> list[int]:
     return np.random.RandomState(seed).permutation(length)[:count].tolist()
 
 
-def draw_train_dev(length: int, num_train: int, num_dev: int, seed: int) -> tuple[list[int], list[int]]:
+def draw_train_dev(
+    length: int, num_train: int, num_dev: int, seed: int, *, num_kept: int = 0
+) -> tuple[list[int], list[int]]:
     """Draw ``num_train + num_dev`` rows of a split at once; dev is the last `num_dev`, training the rest.
 
     In a split that is too small dev still takes its full share, as in the published runs (554 rows for 1000
-    and 500 give 54 training rows).
+    and 500 give 54 training rows). The last `num_kept` rows of the permutation are left alone: see `draw_last`.
 
     Raises:
         UsageError: training rows were asked for and none is left.
     """
-    drawn = draw(length, num_train + num_dev, seed)
+    left = max(length - num_kept, 0)
+    drawn = draw(length, min(num_train + num_dev, left), seed)
     cut = max(len(drawn) - num_dev, 0)
     if num_train > 0 and cut == 0:
         raise UsageError(
-            f"No training rows are left: the training split has {length} rows and num_dev is {num_dev}. "
-            f"Set num_dev below {length}."
+            f"No training rows are left: the training split has {length} rows"
+            + (f", of which {num_kept} are test rows (num_eval)," if num_kept else "")
+            + f" and num_dev is {num_dev}. Set "
+            + (f"both together below {length}." if num_kept else f"num_dev below {length}.")
         )
     return drawn[:cut], drawn[cut:]
 
 
-def draw_rest(length: int, num_taken: int, count: int, seed: int) -> list[int]:
-    """Return the last `count` entries of the permutation whose first `num_taken` are training and dev rows.
+def draw_last(length: int, count: int, seed: int) -> list[int]:
+    """Return the last `count` entries of the permutation from whose front training and dev rows come.
 
-    For datasets of one split. Under the published rule the evaluation rows would be among the training rows.
-
-    Raises:
-        UsageError: no row is left, or the seed is out of range.
+    For datasets of one split: under the published rule the evaluation rows would be among the training rows.
     """
-    order = draw(length, length, seed)
-    rest = order[max(num_taken, length - count) :]
-    if not rest:
-        raise UsageError(
-            f"No test rows are left: there are {length} rows, and {num_taken} are training and dev rows. "
-            f"Set num_train and num_dev to less than {length} together."
-        )
-    return rest
+    return draw(length, length, seed)[max(length - count, 0) :]
+
+
+def draw_row_seeds(count: int) -> list[int]:
+    """Return the seeds under which `count` test rows draw demonstrations of their own (in-context learning)."""
+    return np.random.RandomState(0).randint(0, 10_000, count).tolist()

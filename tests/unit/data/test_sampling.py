@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from foretune.data.sampling import draw, draw_train_dev
+from foretune.data.sampling import draw, draw_row_seeds, draw_train_dev
 from foretune.errors import UsageError
 
 # split length, first four rows under seed 0, rows 1000 to 1002 of the draw, as in the published setting
@@ -82,3 +82,8 @@ def test_global_generator_is_left_alone():
     before = np.random.get_state()[1].copy()
     draw(100, 10, seed=0)
     assert np.array_equal(before, np.random.get_state()[1])
+
+
+def test_golden_seeds_of_demonstrations():
+    assert draw_row_seeds(1000)[:6] == [2732, 9845, 3264, 4859, 9225, 7891]
+    assert draw_row_seeds(6) == draw_row_seeds(1000)[:6]
