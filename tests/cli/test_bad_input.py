@@ -35,7 +35,7 @@ def _no_model_is_loaded(request, monkeypatch):
     [
         ("trian", ["'trian'", "Did you mean: train"]),
         ("train --method loz", ["'loz'", "Did you mean: lozo"]),
-        ("train --task sst3", ["'sst3'", "Did you mean: sst2"]),
+        ("train --task sst3", ["'sst3'", "Did you mean: sst5, sst2"]),
         ("train --method lozo --method.rnk 3", ["--method.rnk", "Did you mean: --method.rank"]),
         ("train --method.rank 3", ["--method.rank", "--method.lr"]),
         ("train --stepz 3", ["--stepz", "Did you mean: --steps"]),

@@ -88,7 +88,8 @@ class _ProgressCallback(TrainerCallback):
             return
         if "grad_norm" in logs:
             self._losses.append(logs["loss"])
-        shown = ("loss", "projected_grad_rms", "grad_norm", "learning_rate", "eval_loss", "eval_accuracy")
+        first = ("loss", "projected_grad_rms", "grad_norm", "learning_rate", "eval_loss")
+        shown = [*first, *(name for name in logs if name.startswith("eval_") and name not in first)]
         line = "  ".join(f"{name} {logs[name]:.5g}" for name in shown if name in logs)
         if not self._console.is_terminal or "eval_loss" in logs:
             self._console.print(f"step {state.global_step}  {line}", highlight=False)
@@ -109,18 +110,13 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 def print_results(results: dict[str, Any], output: str | None) -> None:
     """Print the closing table of a training run."""
-    metrics = results["metrics"]
-    rows = [
-        ("majority class", f"{100 * metrics['majority']['accuracy']:.1f}", ""),
-        ("zero-shot", f"{100 * metrics['zero_shot']['accuracy']:.1f}", f"{metrics['zero_shot']['loss']:.4f}"),
-        (
-            f"tuned (step {results['final_model']['step']}, {results['final_model']['selected_by']})",
-            f"{100 * metrics['final']['accuracy']:.1f}",
-            f"{metrics['final']['loss']:.4f}",
-        ),
-    ]
-    rows_of = results["num_rows"]["eval"]
-    print_table(f"{results['task']}, {results['method']}, {rows_of} test rows", ("model", "accuracy %", "loss"), rows)
+    metrics, chosen = results["metrics"], results["final_model"]
+    figures = {
+        "zero-shot": metrics["zero_shot"],
+        f"tuned (step {chosen['step']}, {chosen['selected_by']})": metrics["final"],
+    }
+    title = f"{results['task']}, {results['method']}, {results['num_rows']['eval']} test rows"
+    _print_figures(title, metrics["majority"], figures)
     per_step = results["seconds_per_step"]
     speed = f"{per_step:.3f} s per step, " if per_step else ""
     print(f"{speed}peak memory {results['peak_memory_bytes'] / 2**20:.0f} MiB, engine {results['engine']}, in {output}")
@@ -128,9 +124,27 @@ def print_results(results: dict[str, Any], output: str | None) -> None:
 
 def print_evaluation(results: dict[str, Any]) -> None:
     """Print the result of an evaluation."""
-    metrics = results["metrics"]
-    rows = [
-        ("majority class", f"{100 * metrics['majority']['accuracy']:.1f}", ""),
-        (results["model"], f"{100 * metrics['model']['accuracy']:.1f}", f"{metrics['model']['loss']:.4f}"),
-    ]
-    print_table(f"{results['task']}, {results['num_rows']} test rows", ("model", "accuracy %", "loss"), rows)
+    metrics, sets = results["metrics"], results.get("sets", ())
+    figures = {results["setting"]: metrics["model"]}
+    if sets:
+        figures[f"standard deviation of {len(sets)} sets"] = metrics["spread"]
+    title = f"{results['task']}, {results['num_rows']} test rows, {results['model']}"
+    _print_figures(title, metrics["majority"], figures)
+    cut = f", {results['num_cut']} rows were too long and cut" if results["num_cut"] else ""
+    print(f"{results['examples_per_second']:.1f} examples/s{cut}")
+
+
+def _print_figures(title: str, majority: dict[str, float], figures: dict[str, dict[str, float]]) -> None:
+    """Print a line for the majority class, where there is one, and one for each model."""
+    from foretune.evaluation import METRICS
+
+    names = list(dict.fromkeys(name for metrics in figures.values() for name in metrics))
+
+    def cell(metrics: dict[str, float], name: str) -> str:
+        if name not in metrics:
+            return ""
+        return f"{100 * metrics[name]:.1f}" if name in METRICS else f"{metrics[name]:.4f}"
+
+    lines = {**({"majority class": majority} if majority else {}), **figures}
+    rows = [(label, *(cell(metrics, name) for name in names)) for label, metrics in lines.items()]
+    print_table(title, ["model", *(f"{name} %" if name in METRICS else name for name in names)], rows)

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from foretune.data.loading import Split, has_split, load_split
-from foretune.data.sampling import draw, draw_rest, draw_train_dev
+from foretune.data.sampling import draw, draw_last, draw_train_dev
 from foretune.errors import UsageError
 from foretune.tasks.base import TASKS, Example, Row, Task
+from foretune.tasks.generation import GenerationTask
 
 logger = logging.getLogger(__name__)
 
@@ -51,12 +52,12 @@ class TaskData:
         return self.task.form(self.evaluation[0].row)
 
     @property
-    def majority_accuracy(self) -> float | None:
-        """Accuracy, in [0, 1], of always giving the candidate that is most often right; None for free text."""
-        if self.task.metric != "accuracy":
-            return None
+    def majority(self) -> dict[str, float]:
+        """Accuracy, in [0, 1], of always giving the candidate that is most often right; nothing for free text."""
+        if isinstance(self.task, GenerationTask):
+            return {}
         counts = Counter(index for row in self.evaluation for index in self.task.correct(row.row))
-        return counts.most_common(1)[0][1] / len(self.evaluation)
+        return {"accuracy": counts.most_common(1)[0][1] / len(self.evaluation)}
 
     def examples(self, rows: Sequence[TaskRow], template: str | None = None) -> tuple[Example, ...]:
         """Write rows as prompts for a causal language model.
@@ -89,30 +90,29 @@ def load_task_data(
         task: A task or its name.
         data_dir: Folder with ``<task>/<split>.jsonl``; None = the environment variable FORETUNE_DATA, else
             the hub.
-        num_train, num_dev, num_eval: Rows of each part; None = the task's published number. With `num_train`
-            0 (no training) the training part is empty.
+        num_train, num_dev, num_eval: Rows of each part; None = the task's published number, and for the user's own
+            data see `_counts`. With `num_train` 0 (no training) the training part is empty.
         train_set_seed: Seed of both draws.
     Raises:
         UsageError: an unknown task, a number out of range, rows that cannot be read, or none left of a part.
     """
     if isinstance(task, str):
         task = TASKS.get(task)
-    num_train = _count("num_train", num_train, task.num_train, least=0)
-    num_dev = _count("num_dev", num_dev, task.num_dev, least=0)
-    num_eval = _count("num_eval", num_eval, task.num_eval, least=1)
+    _check_at_least(num_train=(num_train, 0), num_dev=(num_dev, 0), num_eval=(num_eval, 1))
     cuts_eval = task.cuts_eval_from_train and not has_split(task, task.eval_split, data_dir)
     rows = {}
-    if num_train + num_dev > 0 or cuts_eval:
+    if cuts_eval or num_train != 0 or num_dev != 0:
         rows["train"] = load_split(task, task.train_split, data_dir)
     rows["eval"] = rows["train"] if cuts_eval else load_split(task, task.eval_split, data_dir)
+    length = len(rows["train"]) if "train" in rows else 0
+    num_train, num_dev, num_eval = _counts(task, length, (num_train, num_dev, num_eval), cuts_eval=cuts_eval)
     indices: dict[str, list[int]] = {"train": [], "dev": []}
     if num_train + num_dev > 0:
-        indices["train"], indices["dev"] = draw_train_dev(len(rows["train"]), num_train, num_dev, train_set_seed)
+        indices["train"], indices["dev"] = draw_train_dev(
+            length, num_train, num_dev, train_set_seed, num_kept=num_eval if cuts_eval else 0
+        )
         _warn_of_short(rows["train"], (num_train, num_dev), tuple(len(indices[part]) for part in ("train", "dev")))
-    if cuts_eval:
-        indices["eval"] = draw_rest(len(rows["eval"]), num_train + num_dev, num_eval, train_set_seed)
-    else:
-        indices["eval"] = draw(len(rows["eval"]), num_eval, train_set_seed)
+    indices["eval"] = (draw_last if cuts_eval else draw)(len(rows["eval"]), num_eval, train_set_seed)
     drawn = {part: _read(rows.get(part, rows.get("train")), indices[part]) for part in indices}
     kept = {part: tuple(row for row in read if task.is_usable(row.row)) for part, read in drawn.items()}
     for part, read in drawn.items():
@@ -130,12 +130,34 @@ def load_task_data(
     )
 
 
-def _count(option: str, given: int | None, default: int, least: int) -> int:
-    if given is None:
-        return default
-    if given < least:
-        raise UsageError(f"{option} is {given}; it should be at least {least}.")
-    return given
+def _check_at_least(**counts: tuple[int | None, int]) -> None:
+    for option, (given, least) in counts.items():
+        if given is not None and given < least:
+            raise UsageError(f"{option} is {given}; it should be at least {least}.")
+
+
+def _counts(
+    task: Task, length: int, given: tuple[int | None, int | None, int | None], *, cuts_eval: bool
+) -> tuple[int, int, int]:
+    """Return the rows of training, dev and evaluation: the numbers given, else the published ones.
+
+    Of the user's own data every training row is used: a fifth of the rows, but no more than the published number,
+    become test rows where these are cut from them, a fifth of what is left dev rows, and the others training rows.
+    Test rows do not depend on the other two numbers, so that a later evaluation finds the same ones.
+    """
+    num_train, num_dev, num_eval = given
+    if not task.own_data:
+        published = (task.num_train, task.num_dev, task.num_eval)
+        num_train, num_dev, num_eval = (
+            default if number is None else number for number, default in zip(given, published, strict=True)
+        )
+        return num_train, num_dev, num_eval
+    if num_eval is None:
+        num_eval = max(1, min(task.num_eval, length // 5)) if cuts_eval else task.num_eval
+    left = max(length - num_eval, 0) if cuts_eval else length
+    num_dev = min(task.num_dev, left // 5) if num_dev is None else num_dev
+    num_train = max(left - num_dev, 1) if num_train is None else num_train
+    return num_train, num_dev, num_eval
 
 
 def _warn_of_short(rows: Split, wanted: tuple[int, int], found: tuple[int, ...]) -> None:

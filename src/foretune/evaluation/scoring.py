@@ -2,96 +2,168 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from foretune.errors import NonFiniteLossError, UsageError
 from foretune.evaluation.metrics import accuracy
-from foretune.objectives import ClassificationObjective, EncodedExample
-from foretune.objectives.batches import CandidateBatch
+from foretune.evaluation.result import EvaluationResult
+from foretune.objectives import EncodedExample
+
+MAX_BATCH_TOKENS = 16_384
+"""Tokens of a batch's sequences, at most, however many rows were asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class EvaluationResult:
-    """The outcome of one evaluation.
+class CandidateRow(Protocol):
+    """What is read of an encoded row with candidates."""
 
-    Args:
-        accuracy: Fraction of rows predicted right, in [0, 1].
-        loss: Mean cross entropy over the candidates, in nats per row.
-        num_rows: Rows evaluated.
-        predictions: The predicted candidate of each row, in the rows' own order.
-    """
-
-    accuracy: float
-    loss: float
-    num_rows: int
-    predictions: tuple[int, ...]
+    @property
+    def correct(self) -> tuple[int, ...]: ...  # noqa: D102 - the class says it
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def length(self) -> int: ...  # noqa: D102
+    @property
+    def option_lengths(self) -> tuple[int, ...]: ...  # noqa: D102
 
 
-@torch.inference_mode()
-def evaluate_classification(
-    model: nn.Module, examples: Sequence[EncodedExample], *, batch_size: int = 32
+class Scorer(Protocol):
+    """An objective that scores candidates."""
+
+    def collate(self, rows: Sequence[Any]) -> Any:
+        """Put rows into one batch."""
+        ...
+
+    def score(self, model: nn.Module, batch: Any) -> Tensor:
+        """Return float32 scores, shape (rows, most candidates); -inf where a row has fewer."""
+        ...
+
+
+def evaluate_candidates(
+    model: nn.Module,
+    rows: Sequence[CandidateRow],
+    scorer: Scorer,
+    *,
+    loss: Literal["classification", "lm"] = "classification",
+    calibration: Sequence[EncodedExample] | None = None,
+    batch_size: int = 32,
 ) -> EvaluationResult:
     """Score every row in eval mode and compare the best candidate (the first on ties) with the right ones.
 
-    Rows of similar length share a batch; the result does not depend on the batches beyond rounding. The model
-    is put back into the mode it was in.
+    The result does not depend on the batches beyond rounding. The model is put back into the mode it was in.
 
     Args:
-        model: A causal language model.
-        examples: Rows from `encode_examples`.
-        batch_size: Rows of a batch.
+        model: A language model.
+        rows: Encoded rows.
+        scorer: Makes batches and scores of them: mean log-probabilities of the options.
+        loss: Which objective's loss is returned: ``classification``: mean over rows of the cross entropy over scores;
+            ``lm``: mean over the tokens of the right candidates of -log p.
+        calibration: The same candidates after a prompt that says nothing of the row (surface form competition): then
+            a candidate's score is its log-probability minus that, sums over tokens both.
+        batch_size: Most rows of a batch.
     Raises:
         UsageError: no rows, or a batch size below 1.
         NonFiniteLossError: a score is nan or infinite; the message names the row.
+    References:
+        Holtzman et al. 2021, arXiv:2104.08315 (surface form competition).
     """
-    if not examples:
-        raise UsageError("Nothing to evaluate: there are no rows.")
-    if batch_size < 1:
-        raise UsageError(f"batch_size is {batch_size}; it should be at least 1.")
-    objective = ClassificationObjective()
-    device = next(model.parameters()).device
-    by_length = sorted(range(len(examples)), key=lambda index: examples[index].length)
-    predictions = [0] * len(examples)
-    total_loss = 0.0
-    was_training = model.training
-    model.eval()
-    try:
-        for start in range(0, len(by_length), batch_size):
-            indices = by_length[start : start + batch_size]
-            rows = [examples[index] for index in indices]
-            batch = _to_device(objective.collate(rows), device)
-            scores = objective.score(model, batch)
-            _refuse_non_finite(scores, batch, rows)
-            total_loss += float(objective.loss_of_scores(scores, batch["labels"])) * objective.weight(batch)
-            # numpy's argmax promises the first of equal maxima, torch's does not
-            for index, best in zip(indices, scores.cpu().numpy().argmax(axis=1).tolist(), strict=True):
-                predictions[index] = best
-    finally:
-        model.train(was_training)
+    scores = candidate_scores(model, rows, scorer, batch_size=batch_size)
+    losses, weights = zip(*(_LOSSES[loss](row, values) for row, values in zip(rows, scores, strict=True)), strict=True)
+    if calibration is not None:
+        scores = _calibrated(model, rows, scores, calibration, scorer, batch_size)
+    # numpy's argmax promises the first of equal maxima, torch's does not
+    predictions = tuple(int(values.numpy().argmax()) for values in scores)
     return EvaluationResult(
-        accuracy=accuracy(predictions, [row.correct for row in examples]),
-        loss=total_loss / len(examples),
-        num_rows=len(examples),
-        predictions=tuple(predictions),
+        metrics={"accuracy": accuracy(predictions, [row.correct for row in rows])},
+        loss=sum(losses) / sum(weights),
+        num_rows=len(rows),
+        predictions=predictions,
     )
 
 
-def _to_device(batch: CandidateBatch, device: torch.device) -> CandidateBatch:
-    return {key: tensor.to(device) for key, tensor in batch.items()}  # type: ignore[return-value]
+@torch.inference_mode()
+def candidate_scores(
+    model: nn.Module, rows: Sequence[CandidateRow], scorer: Scorer, *, batch_size: int = 32
+) -> list[Tensor]:
+    """Return the scores of each row's candidates, float32 on the CPU, in the rows' order; see `evaluate_candidates`."""
+    device = next(model.parameters()).device
+    found: dict[int, Tensor] = {}
+    was_training = model.training
+    model.eval()
+    try:
+        for indices in batches_by_length(rows, batch_size):
+            batch = scorer.collate([rows[index] for index in indices])
+            scores = scorer.score(model, {key: tensor.to(device) for key, tensor in batch.items()}).cpu()
+            for index, values in zip(indices, scores, strict=True):
+                found[index] = _finite(values[: len(rows[index].option_lengths)], rows[index])
+    finally:
+        model.train(was_training)
+    return [found[index] for index in range(len(rows))]
 
 
-def _refuse_non_finite(scores: Tensor, batch: CandidateBatch, rows: Sequence[EncodedExample]) -> None:
-    """Raise for a nan or infinite score: argmax would turn it into an innocent-looking prediction."""
-    bad = ~scores.isfinite()
-    if "candidate_mask" in batch:
-        bad &= batch["candidate_mask"]
-    if bad.any():
-        row, candidate = bad.nonzero()[0].tolist()
+def batches_by_length(rows: Sequence[CandidateRow], batch_size: int) -> Iterator[list[int]]:
+    """Yield the rows' indices in batches of similar length, at most MAX_BATCH_TOKENS of padded options and prompts.
+
+    Raises:
+        UsageError: no rows, or a batch size below 1.
+    """
+    if not rows:
+        raise UsageError("Nothing to evaluate: there are no rows.")
+    if batch_size < 1:
+        raise UsageError(f"batch_size is {batch_size}; it should be at least 1.")
+    batch: list[int] = []
+    num_sequences = 0
+    for index in sorted(range(len(rows)), key=lambda index: rows[index].length):
+        num_sequences += len(rows[index].option_lengths)
+        if batch and (len(batch) == batch_size or num_sequences * rows[index].length > MAX_BATCH_TOKENS):
+            yield batch
+            batch, num_sequences = [], len(rows[index].option_lengths)
+        batch.append(index)
+    yield batch
+
+
+def _calibrated(
+    model: nn.Module,
+    rows: Sequence[CandidateRow],
+    scores: Sequence[Tensor],
+    calibration: Sequence[EncodedExample],
+    scorer: Scorer,
+    batch_size: int,
+) -> list[Tensor]:
+    """Subtract the candidates' log-probabilities without the row, each distinct one computed once."""
+    distinct = {row.token_ids: row for row in calibration}
+    base_scores = candidate_scores(model, list(distinct.values()), scorer, batch_size=batch_size)
+    base = dict(zip(distinct, base_scores, strict=True))
+    return [
+        values * torch.tensor(row.option_lengths) - base[plain.token_ids] * torch.tensor(plain.option_lengths)
+        for row, values, plain in zip(rows, scores, calibration, strict=True)
+    ]
+
+
+def _cross_entropy(row: CandidateRow, scores: Tensor) -> tuple[float, int]:
+    """Return a row's share of the loss over candidates, and its weight."""
+    return -float(scores.log_softmax(0)[row.correct[0]]), 1
+
+
+def _negative_log_likelihood(row: CandidateRow, scores: Tensor) -> tuple[float, int]:
+    """Return a row's share of the token mean, and its tokens."""
+    length = row.option_lengths[row.correct[0]]
+    return -float(scores[row.correct[0]]) * length, length
+
+
+_LOSSES = {"classification": _cross_entropy, "lm": _negative_log_likelihood}
+
+
+def _finite(scores: Tensor, row: CandidateRow) -> Tensor:
+    """Refuse a nan or infinite score: argmax would turn it into an innocent-looking prediction."""
+    bad = (~scores.isfinite()).nonzero()
+    if len(bad):
+        candidate = int(bad[0])
         raise NonFiniteLossError(
-            f"The score of candidate {candidate} of {rows[row].name} is {float(scores[row, candidate])}. "
+            f"The score of candidate {candidate} of {row.name} is {float(scores[candidate])}. "
             "Weights or activations overflow or are nan: try a wider dtype or an earlier checkpoint."
         )
+    return scores

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 
 from foretune.adapters import AbstractTuning, make_tuning
 from foretune.composition import AXES
-from foretune.data import TaskData, load_task_data
-from foretune.evaluation import evaluate_classification
+from foretune.data import TaskData
 from foretune.journal import check_header
 from foretune.methods import RECIPES, AbstractMethod, AbstractRecipe, make_recipe
-from foretune.objectives import (
-    ClassificationObjective,
-    EncodedExample,
-    check_window,
-    encode_examples,
-    find_tied_head,
-    usable_length,
-)
+from foretune.objectives import check_window
 from foretune.runs.config import TrainConfig
 from foretune.runs.costs import StepClock, peak_memory_bytes
-from foretune.runs.loading import check_model_path, load_model, load_tokenizer, resolve_device, resolve_dtype
+from foretune.runs.loading import (
+    ModelKind,
+    load_config,
+    load_model,
+    load_tokenizer,
+    model_kind,
+    resolve_device,
+    resolve_dtype,
+)
 from foretune.runs.output import (
     CONFIG_NAME,
     FINAL_NAME,
@@ -39,7 +39,17 @@ from foretune.runs.output import (
     read_results,
     write_results,
 )
-from foretune.runs.trainers import SELECTION_METRIC, trainer_class, training_arguments
+from foretune.runs.protocol import (
+    PROTOCOLS,
+    AbstractProtocol,
+    ObjectiveChoice,
+    check_prompt,
+    choose_objective,
+    make_protocol,
+)
+from foretune.runs.rows import load_rows
+from foretune.runs.task import task_of
+from foretune.runs.trainers import trainer_class, training_arguments
 from foretune.trainer import Diagnostics, ZOTrainer
 from foretune.trainer.arguments import RunArguments
 from foretune.trainer.snapshots import SnapshotTrainer
@@ -51,6 +61,8 @@ _FREE_ON_RESUME = {
     "model",
     "revision",
     "data_dir",
+    "data",
+    "eval_data",
     "output",
     "resume",
     "eval_batch_size",
@@ -82,19 +94,14 @@ def train(config: TrainConfig, callbacks: Sequence[TrainerCallback] = ()) -> dic
         expected = _resolve(config, recipe, tuning, config.dtype)
         check_header(results["config"], expected, ignore=(*_FREE_ON_RESUME, *undecided))
         return results
-    check_model_path(config.model)
-    data = load_task_data(
-        config.task,
-        config.data_dir,
-        num_train=config.num_train,
-        num_dev=config.num_dev,
-        num_eval=config.num_eval,
-        train_set_seed=config.train_set_seed,
-    )
-    data.task.template(config.template)  # an unknown version is refused before the model is loaded
-    arguments = training_arguments(config, recipe, has_dev=bool(data.dev))
+    task = task_of(config)
+    kind = model_kind(load_config(config.model, revision=config.revision, trust_remote_code=config.trust_remote_code))
+    check_prompt(task, kind, config.template)
+    choice = choose_objective(task, config.objective, kind)
+    data = load_rows(config, task, kind, num_train=config.num_train, num_dev=config.num_dev)
+    arguments = training_arguments(config, recipe, selection=PROTOCOLS[kind].selection if data.dev else None)
     make_output(output)
-    loaded = _load(config, data, tuning)
+    loaded = _load(config, data, choice, kind, tuning)
     resolved = _resolve(config, recipe, tuning, loaded.dtype)
     (output / CONFIG_NAME).write_text(yaml.safe_dump(resolved, sort_keys=False))
     trainer = _make_trainer(config, arguments, loaded, resolved, callbacks)
@@ -106,6 +113,8 @@ def train(config: TrainConfig, callbacks: Sequence[TrainerCallback] = ()) -> dic
     trainer.save_model(str(output / FINAL_NAME))
     results = {
         "task": data.task.name,
+        "objective": choice.name,
+        "data": data.describe(),
         "method": recipe.describe()["name"],
         "tuning": tuning.name,
         "model": config.model,
@@ -115,9 +124,9 @@ def train(config: TrainConfig, callbacks: Sequence[TrainerCallback] = ()) -> dic
         "metrics": {
             "zero_shot": zero_shot,
             "final": loaded.score(loaded.test),
-            "majority": {"accuracy": data.majority_accuracy},
+            "majority": data.majority,
         },
-        "final_model": _selection(config, trainer, has_dev=bool(data.dev)),
+        "final_model": _selection(config, trainer, loaded),
         "seconds_per_step": clock.seconds_per_step,
         "state_bytes": trainer.state_bytes,
         "peak_memory_bytes": peak_memory_bytes(arguments.device),
@@ -140,20 +149,21 @@ class _Loaded:
     model: nn.Module
     base: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    rows: list[EncodedExample]
-    dev: list[EncodedExample]
-    test: list[EncodedExample]
-    eval_batch_size: int
+    protocol: AbstractProtocol
+    rows: list[Any]
+    dev: list[Any]
+    test: list[Any]
 
     @property
     def dtype(self) -> str:
         """The weights' dtype, as options spell it."""
         return str(self.base.dtype).removeprefix("torch.")
 
-    def score(self, examples: Sequence[EncodedExample], model: nn.Module | None = None) -> dict[str, float]:
+    def score(
+        self, rows: Sequence[Any], model: nn.Module | None = None, *, only_loss: bool = False
+    ) -> dict[str, float]:
         """Evaluate a model, the tuned one by default, on these rows."""
-        result = evaluate_classification(model or self.model, examples, batch_size=self.eval_batch_size)
-        return {"accuracy": result.accuracy, "loss": result.loss}
+        return self.protocol.evaluate(model or self.model, rows, only_loss=only_loss).figures
 
     def describe(self) -> dict[str, Any]:
         """Return what results.json says of model and rows."""
@@ -164,7 +174,9 @@ class _Loaded:
         }
 
 
-def _load(config: TrainConfig, data: TaskData, tuning: AbstractTuning) -> _Loaded:
+def _load(
+    config: TrainConfig, data: TaskData, choice: ObjectiveChoice, kind: ModelKind, tuning: AbstractTuning
+) -> _Loaded:
     """Load the model, attach what is tuned, encode the rows."""
     device = resolve_device(config.device)
     tokenizer = load_tokenizer(config.model, revision=config.revision, trust_remote_code=config.trust_remote_code)
@@ -172,22 +184,22 @@ def _load(config: TrainConfig, data: TaskData, tuning: AbstractTuning) -> _Loade
         config.model,
         dtype=resolve_dtype(config.dtype, device),
         device=device,
+        kind=kind,
         revision=config.revision,
         trust_remote_code=config.trust_remote_code,
     )
     model = tuning.attach(base, seed=config.seed, revision=config.revision)
-    length = usable_length(model, config.max_length)
-    parts = (data.examples(part, config.template) for part in (data.train, data.dev, data.evaluation))
-    rows, dev, test = (encode_examples(part, tokenizer, length) for part in parts)
-    check_window(model, max(row.length for part in (rows, dev, test) for row in part))
+    protocol = make_protocol(config, data.task, choice, kind, model, tokenizer)
+    rows, dev, test = (protocol.encode(part) for part in (data.train, data.dev, data.evaluation))
+    check_window(model, protocol.longest([*rows, *dev, *test]))
     return _Loaded(
         model=model,
         base=base,
         tokenizer=tokenizer,
+        protocol=protocol,
         rows=rows,
         dev=dev,
         test=test,
-        eval_batch_size=config.eval_batch_size,
     )
 
 
@@ -198,15 +210,15 @@ def _make_trainer(
     resolved: dict[str, Any],
     callbacks: Sequence[TrainerCallback],
 ) -> ZOTrainer | SnapshotTrainer:
-    objective = ClassificationObjective(find_tied_head(loaded.model))
+    objective = loaded.protocol.objective(loaded.model)
     trainer = trainer_class(arguments)(
         loaded.model,
         arguments,  # pyrefly: ignore[bad-argument-type]  # the class follows them
         objective=objective,
-        evaluator=lambda model: loaded.score(loaded.dev, model),
+        evaluator=lambda model: loaded.score(loaded.dev, model, only_loss=True),
         run_info={
             "origin": {"model": config.model, "revision": config.revision, "dtype": loaded.dtype},
-            "selection_metric": SELECTION_METRIC if loaded.dev else None,
+            "selection_metric": loaded.protocol.selection[0] if loaded.dev else None,
             "rows_hash": _hash_rows(loaded.rows, loaded.dev),
             "config": {name: value for name, value in resolved.items() if name not in _FREE_ON_RESUME},
         },
@@ -222,12 +234,12 @@ def _make_trainer(
     return trainer
 
 
-def _selection(config: TrainConfig, trainer: ZOTrainer | SnapshotTrainer, *, has_dev: bool) -> dict[str, Any]:
+def _selection(config: TrainConfig, trainer: ZOTrainer | SnapshotTrainer, loaded: _Loaded) -> dict[str, Any]:
     """Say which step's model is the final one, and why."""
-    if not has_dev:
+    if not loaded.dev:
         return {"step": config.steps, "selected_by": "last step (no dev rows)"}
     step = trainer.state.best_global_step or config.steps
-    return {"step": step, "selected_by": f"best dev {SELECTION_METRIC.removeprefix('eval_')}"}
+    return {"step": step, "selected_by": f"best dev {loaded.protocol.selection[0].removeprefix('eval_')}"}
 
 
 def _resolve(config: TrainConfig, recipe: AbstractRecipe, tuning: AbstractTuning, dtype: str) -> dict[str, Any]:
@@ -257,11 +269,12 @@ def _warn_of_defaults(config: TrainConfig, recipe: AbstractRecipe, tuning: Abstr
         )
 
 
-def _hash_rows(*parts: Sequence[EncodedExample]) -> str:
-    """Return a digest of the token ids and answers of all rows, in order."""
+def _hash_rows(*parts: Sequence[Any]) -> str:
+    """Return a digest of all rows, in order, but for their names."""
     digest = hashlib.sha256()
     for part in parts:
         for row in part:
-            digest.update(repr((row.token_ids, row.option_lengths, row.correct)).encode())
+            content = {field.name: getattr(row, field.name) for field in fields(row) if field.name != "name"}
+            digest.update(repr(content).encode())
         digest.update(b"|")
     return digest.hexdigest()

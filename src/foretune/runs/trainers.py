@@ -21,10 +21,6 @@ from foretune.trainer import (
 from foretune.trainer.arguments import RunArguments
 from foretune.trainer.snapshots import SnapshotTrainer
 
-SELECTION_METRIC = "eval_loss"
-"""The dev metric whose best evaluation gives the final model, as in the published large-model runs."""
-
-
 _TRAINERS: dict[type[RunArguments], type[ZOTrainer] | type[SnapshotTrainer]] = {
     ZOTrainingArguments: ZOTrainer,
     FOTrainingArguments: FOTrainer,
@@ -32,9 +28,15 @@ _TRAINERS: dict[type[RunArguments], type[ZOTrainer] | type[SnapshotTrainer]] = {
 }
 
 
-def training_arguments(config: TrainConfig, recipe: AbstractRecipe, *, has_dev: bool) -> RunArguments:
+def training_arguments(
+    config: TrainConfig, recipe: AbstractRecipe, *, selection: tuple[str, bool] | None
+) -> RunArguments:
     """Return the arguments of a run; their class decides about the trainer.
 
+    Args:
+        config: The run.
+        recipe: Its method.
+        selection: The dev figure that chooses the final model and whether larger is better; None without dev rows.
     Raises:
         UsageError: an option that the recipe has no use for.
     """
@@ -52,14 +54,14 @@ def training_arguments(config: TrainConfig, recipe: AbstractRecipe, *, has_dev: 
         "warmup_steps": config.warmup_steps,
         "seed": config.seed,
         "logging_steps": config.log_steps,
-        "eval_strategy": "steps" if has_dev else "no",
+        "eval_strategy": "steps" if selection else "no",
         "eval_steps": every,
         "save_strategy": "steps",
         "save_steps": every,
         "save_total_limit": 2,
-        "load_best_model_at_end": has_dev,
-        "metric_for_best_model": SELECTION_METRIC if has_dev else None,
-        "greater_is_better": False if has_dev else None,
+        "load_best_model_at_end": selection is not None,
+        "metric_for_best_model": selection[0] if selection else None,
+        "greater_is_better": selection[1] if selection else None,
         "use_cpu": resolve_device(config.device).type == "cpu",
         "dataloader_pin_memory": config.device != "cpu" and torch.cuda.is_available(),
         "remove_unused_columns": False,

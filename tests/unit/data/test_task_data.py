@@ -40,8 +40,8 @@ def test_examples_are_written_with_the_template_asked_for(small_data):
         data.examples(data.train, "v9")
 
 
-def test_majority_accuracy_counts_the_evaluation_rows(small_data):
-    assert load_task_data("sst2", small_data, num_train=1, num_dev=1).majority_accuracy == pytest.approx(8 / 12)
+def test_majority_counts_the_evaluation_rows(small_data):
+    assert load_task_data("sst2", small_data, num_train=1, num_dev=1).majority == {"accuracy": pytest.approx(8 / 12)}
 
 
 def test_small_split_is_used_up_with_a_log_line(small_data, caplog):
@@ -74,6 +74,6 @@ def test_bad_options_are_refused(small_data, options, message):
 def test_real_sst2_rows(real_data_dir):
     data = load_task_data("sst2", real_data_dir)
     assert (len(data.train), len(data.dev), len(data.evaluation)) == (1000, 500, 872)
-    assert data.majority_accuracy == pytest.approx(444 / 872)
+    assert data.majority == {"accuracy": pytest.approx(444 / 872)}
     assert data.evaluation[0].name == "sst2 validation row 372"
     assert all(example.prompt.endswith(" It was") for example in data.examples(data.train))

@@ -6,8 +6,12 @@ from torch import nn
 
 from foretune.data import load_task_data
 from foretune.errors import NonFiniteLossError, UsageError
-from foretune.evaluation import evaluate_classification
-from foretune.objectives import EncodedExample, encode_examples, usable_length
+from foretune.evaluation import evaluate_candidates
+from foretune.objectives import ClassificationObjective, EncodedExample, encode_examples, usable_length
+
+
+def evaluate(model, rows, **options):
+    return evaluate_candidates(model, rows, ClassificationObjective(), **options)
 
 
 class Bigram(nn.Module):
@@ -45,9 +49,9 @@ def test_predictions_keep_the_rows_order_and_answers_may_be_several():
         single(1, 3, 4, length=5, correct=(1,)),
         single(2, 3, 4, 5, length=3, correct=(0, 1)),
     ]
-    result = evaluate_classification(model, rows, batch_size=2)
+    result = evaluate(model, rows, batch_size=2)
     assert result.predictions == (1, 0, 0, 1)
-    assert (result.accuracy, result.num_rows) == (0.75, 4)
+    assert (result.metrics["accuracy"], result.num_rows) == (0.75, 4)
     assert model.widths == [3, 9]  # bucketed: the two short rows, then the two long ones
     two = torch.tensor([2.0, 0.0]).log_softmax(0)
     three = torch.tensor([0.0, 2.0, 0.0]).log_softmax(0)
@@ -55,12 +59,12 @@ def test_predictions_keep_the_rows_order_and_answers_may_be_several():
 
 
 def test_first_candidate_wins_a_tie():
-    assert evaluate_classification(Bigram(table()), [single(1, 3, 4, 5)]).predictions == (0,)
+    assert evaluate(Bigram(table()), [single(1, 3, 4, 5)]).predictions == (0,)
 
 
 def test_mode_is_restored_and_no_gradient_is_kept():
     model = Bigram(table()).train()
-    evaluate_classification(model, [single(1, 3, 4)])
+    evaluate(model, [single(1, 3, 4)])
     assert not model.seen_training
     assert model.training
     assert model.table.grad is None
@@ -72,13 +76,13 @@ def test_non_finite_score_is_an_error_that_names_the_row(value):
     # the ragged row's absent candidate scores -inf by design and must not be taken for one
     rows = [single(1, 3, name="good"), single(2, 3, 4, name="sst2 validation row 5")]
     with pytest.raises(NonFiniteLossError, match=r"score of candidate \d of sst2 validation row 5 is"):
-        evaluate_classification(model, rows)
+        evaluate(model, rows)
     assert model.training
 
 
 def test_ragged_rows_are_fine():
-    result = evaluate_classification(Bigram(table()), [single(1, 3), single(2, 3, 4, 5)])
-    assert result.accuracy == 1.0
+    result = evaluate(Bigram(table()), [single(1, 3), single(2, 3, 4, 5)])
+    assert result.metrics["accuracy"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -87,7 +91,7 @@ def test_ragged_rows_are_fine():
 )
 def test_bad_input_is_refused(rows, batch_size, message):
     with pytest.raises(UsageError, match=message):
-        evaluate_classification(Bigram(table()), rows, batch_size=batch_size)
+        evaluate(Bigram(table()), rows, batch_size=batch_size)
 
 
 def test_zero_shot_figure_of_the_real_model(real_data_dir, opt_mini_dir):
@@ -98,10 +102,10 @@ def test_zero_shot_figure_of_the_real_model(real_data_dir, opt_mini_dir):
     data = load_task_data("sst2", real_data_dir)
     tokenizer = AutoTokenizer.from_pretrained(opt_mini_dir)
     encoded = encode_examples(data.examples(data.evaluation), tokenizer, usable_length(model))
-    result = evaluate_classification(model, encoded, batch_size=64)
+    result = evaluate(model, encoded, batch_size=64)
     assert result.num_rows == 872
-    assert round(result.accuracy, 3) == 0.646
+    assert round(result.metrics["accuracy"], 3) == 0.646
     some = encoded[:60]
-    small, large = (evaluate_classification(model, some, batch_size=size) for size in (3, 60))
+    small, large = (evaluate(model, some, batch_size=size) for size in (3, 60))
     assert small.predictions == large.predictions == result.predictions[:60]
     assert small.loss == pytest.approx(large.loss, abs=1e-5)

@@ -445,7 +445,7 @@ def test_classification_on_a_pretrained_model(tmp_path, opt_mini_dir, real_data_
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from foretune.data import load_task_data
-    from foretune.evaluation import evaluate_classification
+    from foretune.evaluation import evaluate_candidates
     from foretune.objectives import ClassificationObjective, encode_examples
 
     tokenizer = AutoTokenizer.from_pretrained(opt_mini_dir)
@@ -457,7 +457,7 @@ def test_classification_on_a_pretrained_model(tmp_path, opt_mini_dir, real_data_
         model,
         arguments(tmp_path, max_steps=3, eval_steps=3, learning_rate=1e-5, per_device_train_batch_size=8),
         objective=objective,
-        evaluator=lambda model: {"loss": evaluate_classification(model, dev).loss},
+        evaluator=lambda model: {"loss": evaluate_candidates(model, dev, objective).loss},
         train_dataset=encode_examples(data.examples(data.train), tokenizer, 128),
         data_collator=objective.collate,
         processing_class=tokenizer,

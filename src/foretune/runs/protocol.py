@@ -1,0 +1,345 @@
+"""How a task is encoded, trained on and scored with one kind of model."""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from foretune.data import TaskRow
+from foretune.errors import UsageError
+from foretune.evaluation import (
+    CandidateMetric,
+    CandidateMetricObjective,
+    EvaluationResult,
+    TextMetric,
+    TextMetricObjective,
+    TextWriter,
+    evaluate_candidates,
+    find_metric,
+)
+from foretune.objectives import (
+    ClassificationObjective,
+    EncodedExample,
+    LMObjective,
+    encode_examples,
+    usable_length,
+)
+from foretune.objectives.masked import MaskedObjective
+from foretune.objectives.masked_encoding import EncodedMaskedExample, encode_masked, usable_masked_length
+from foretune.objectives.masked_head import find_masked_head
+from foretune.runs.config import ModelConfig
+from foretune.runs.loading import ModelKind
+from foretune.tasks import Example, GenerationTask, Row, Task, Template
+from foretune.tasks.masked import MaskedTemplate
+from foretune.tasks.prompts import with_demonstrations
+
+LIKELIHOODS = ("classification", "lm")
+"""Objectives with a gradient."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectiveChoice:
+    """The objective of a run, checked against the task.
+
+    Args:
+        name: ``classification``, ``lm``, the name of a metric, or a function of the user's.
+        metric: What is to grow, where the objective is a metric.
+    """
+
+    name: str
+    metric: CandidateMetric | TextMetric | None = None
+
+
+def choose_objective(task: Task, name: str | None, kind: ModelKind = "causal") -> ObjectiveChoice:
+    """Return the objective called `name`, the usual one of the task and the kind of model for None.
+
+    Raises:
+        UsageError: there is none, or it makes no sense for the task or the model.
+    """
+    if name is None:
+        name = task.objective if kind == "causal" else "classification"
+    if name == "lm" and kind == "masked":
+        raise UsageError(
+            "--objective lm: a masked language model has one word to fill in; use classification or accuracy."
+        )
+    is_text = isinstance(task, GenerationTask)
+    if name in LIKELIHOODS:
+        if name == "classification" and is_text:
+            raise UsageError(
+                f"--objective classification: task {task.name!r} is answered by free text and has no candidates; "
+                "use lm, or a metric of texts such as f1."
+            )
+        return ObjectiveChoice(name)
+    metric = find_metric(name, option="--objective")
+    if isinstance(metric, TextMetric) and not is_text:
+        raise UsageError(
+            f"--objective {name} is of generated texts, and task {task.name!r} chooses among candidates; "
+            "use accuracy, classification or lm."
+        )
+    if isinstance(metric, CandidateMetric) and is_text:
+        raise UsageError(
+            f"--objective {name} is of candidates, and task {task.name!r} is answered by free text; "
+            "use lm, or a metric of texts such as f1."
+        )
+    if isinstance(task, GenerationTask) and not task.max_new_tokens:
+        raise UsageError(
+            f"--objective {name} is of generated texts, and task {task.name!r} generates none: its metric is the loss. "
+            "Use lm, or give the task another metric."
+        )
+    return ObjectiveChoice(name, metric)
+
+
+class AbstractProtocol(ABC):
+    """A task's protocol with one kind of model.
+
+    Attributes:
+        selection: The dev figure that chooses the final model, and whether larger is better.
+    """
+
+    selection: ClassVar[tuple[str, bool]]
+
+    @abstractmethod
+    def encode(self, rows: Sequence[TaskRow]) -> list[Any]:
+        """Return rows as token ids."""
+
+    @abstractmethod
+    def objective(self, model: nn.Module) -> Any:
+        """Return the training objective for a model."""
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module, rows: Sequence[Any], *, only_loss: bool = False) -> EvaluationResult:
+        """Score a model on encoded rows; `only_loss` leaves out what costs far more than a forward."""
+
+    def longest(self, rows: Sequence[Any]) -> int:
+        """Return the tokens of the longest row."""
+        return max(row.length for row in rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalProtocol(AbstractProtocol):
+    """Prompts and options for a causal language model.
+
+    Args:
+        task: The task.
+        template: Prompt version, None for the task's own.
+        choice: The objective.
+        tokenizer: The model's.
+        max_length: Most tokens of a sequence.
+        batch_size: Rows of a batch in evaluations.
+    """
+
+    task: Task
+    template: str | None
+    choice: ObjectiveChoice
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    batch_size: int
+    _scorers: dict[nn.Module, ClassificationObjective] = field(default_factory=dict, init=False, repr=False)
+
+    selection: ClassVar[tuple[str, bool]] = ("eval_loss", False)
+    """As in the published runs of large models."""
+
+    def encode(
+        self, rows: Sequence[TaskRow], demonstrations: Sequence[Sequence[str]] | None = None
+    ) -> list[EncodedExample]:
+        """Write rows with the template, each behind its own demonstrations, and tokenize them."""
+        return encode_examples(self._write(self.task.example, rows, demonstrations), self.tokenizer, self._text_length)
+
+    def encode_calibration(
+        self, rows: Sequence[TaskRow], demonstrations: Sequence[Sequence[str]] | None = None
+    ) -> list[EncodedExample]:
+        """Do the same with the rows' candidates after a prompt that says nothing of the row."""
+        written = self._write(self.task.calibration, rows, demonstrations)
+        return encode_examples(written, self.tokenizer, self._text_length)
+
+    def surplus(self, rows: Sequence[TaskRow], demonstrations: Sequence[Sequence[str]] | None = None) -> list[int]:
+        """Return by how many tokens each row would be too long; 0 or less where it fits."""
+        uncut = encode_examples(self._write(self.task.example, rows, demonstrations), self.tokenizer, sys.maxsize)
+        return [row.length - self._text_length for row in uncut]
+
+    def objective(self, model: nn.Module) -> Any:
+        """Return the training objective for a model."""
+        if isinstance(self.choice.metric, TextMetric):
+            return TextMetricObjective(self.choice.metric, self._writer)
+        if isinstance(self.choice.metric, CandidateMetric):
+            return CandidateMetricObjective(self.choice.metric, self._scorer(model))
+        if self.choice.name == "lm":
+            return LMObjective.for_model(model)
+        return self._scorer(model)
+
+    def evaluate(
+        self,
+        model: nn.Module,
+        rows: Sequence[EncodedExample],
+        *,
+        only_loss: bool = False,
+        calibration: Sequence[EncodedExample] | None = None,
+    ) -> EvaluationResult:
+        """Score a model on encoded rows; of free text, `only_loss` generates nothing unless the loss is a metric.
+
+        With `calibration`, see `evaluate_candidates`.
+        """
+        is_text = isinstance(self.task, GenerationTask)
+        loss: Literal["classification", "lm"] = "classification" if self.choice.name == "classification" else "lm"
+        result = evaluate_candidates(
+            model, rows, self._scorer(model), loss=loss, calibration=calibration, batch_size=self.batch_size
+        )
+        if is_text:
+            result = self._write_texts(model, rows, result.loss, only_loss)
+        if self.choice.metric is not None:
+            return replace(result, loss=-result.metrics[self.choice.metric.name])
+        return result
+
+    def _scorer(self, model: nn.Module) -> ClassificationObjective:
+        """Return the scorer made for a model, which takes a few tiny forwards the first time."""
+        if model not in self._scorers:
+            self._scorers[model] = ClassificationObjective.for_model(model)
+        return self._scorers[model]
+
+    def _write(
+        self,
+        write: Callable[[Row, Template, str], Example],
+        rows: Sequence[TaskRow],
+        demonstrations: Sequence[Sequence[str]] | None,
+    ) -> list[Example]:
+        template = self.task.bind(self.tokenizer).template(self.template)
+        examples = [write(row.row, template, row.name) for row in rows]
+        if demonstrations is None:
+            return examples
+        return [with_demonstrations(example, texts) for example, texts in zip(examples, demonstrations, strict=True)]
+
+    def _write_texts(
+        self, model: nn.Module, rows: Sequence[EncodedExample], loss: float, only_loss: bool
+    ) -> EvaluationResult:
+        assert isinstance(self.task, GenerationTask)
+        metric = self.choice.metric
+        if metric is None and (only_loss or not self.task.max_new_tokens):
+            return EvaluationResult({}, loss, len(rows))
+        texts = self._writer.write(model, rows)
+        first = metric or find_metric(self.task.metric, option="metric")
+        assert isinstance(first, TextMetric)
+        return EvaluationResult(self._writer.measure(texts, rows, first), loss, len(rows), tuple(texts))
+
+    @property
+    def _writer(self) -> TextWriter:
+        assert isinstance(self.task, GenerationTask)
+        return TextWriter(
+            tokenizer=self.tokenizer,
+            max_new_tokens=self.task.max_new_tokens,
+            stops_at_newline=self.task.stops_at_newline,
+            max_length=self.max_length,
+            batch_size=self.batch_size,
+        )
+
+    @property
+    def _text_length(self) -> int:
+        """Tokens that a prompt may have, with its target: room for the generated text is kept, as published."""
+        if not isinstance(self.task, GenerationTask):
+            return self.max_length
+        room = self.max_length - self.task.max_new_tokens
+        if room < 2:
+            raise UsageError(
+                f"--max-length {self.max_length} leaves no room for a prompt: task {self.task.name!r} generates up to "
+                f"{self.task.max_new_tokens} tokens."
+            )
+        return room
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedProtocol(AbstractProtocol):
+    """A prompt with one mask for a masked language model.
+
+    Args:
+        task: A task with such a prompt.
+        choice: ``classification``, or a metric of candidates.
+        tokenizer: The model's.
+        max_length: Most tokens of a sequence.
+        batch_size: Rows of a batch in evaluations.
+    """
+
+    task: Task
+    choice: ObjectiveChoice
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    batch_size: int
+
+    selection: ClassVar[tuple[str, bool]] = ("eval_accuracy", True)
+    """As in the published few-shot runs."""
+
+    def encode(self, rows: Sequence[TaskRow]) -> list[EncodedMaskedExample]:
+        """Write rows around a mask and tokenize them piece by piece."""
+        template = masked_template(self.task)
+        examples = [template.example(row.row, row.name) for row in rows]
+        return encode_masked(examples, self.tokenizer, min(self.max_length, template.max_length))
+
+    def objective(self, model: nn.Module) -> Any:
+        """Return the training objective for a model."""
+        objective = MaskedObjective(find_masked_head(model))
+        if isinstance(self.choice.metric, CandidateMetric):
+            return CandidateMetricObjective(self.choice.metric, objective)
+        return objective
+
+    def evaluate(
+        self, model: nn.Module, rows: Sequence[EncodedMaskedExample], *, only_loss: bool = False
+    ) -> EvaluationResult:
+        """Score a model on encoded rows."""
+        result = evaluate_candidates(model, rows, MaskedObjective(find_masked_head(model)), batch_size=self.batch_size)
+        if self.choice.metric is not None:
+            return replace(result, loss=-result.metrics[self.choice.metric.name])
+        return result
+
+
+PROTOCOLS: dict[ModelKind, type[AbstractProtocol]] = {"causal": CausalProtocol, "masked": MaskedProtocol}
+
+
+def masked_template(task: Task) -> MaskedTemplate:
+    """Return the task's prompt for masked language models.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if task.masked is None:
+        raise UsageError(
+            f"Task {task.name!r} has no prompt for masked language models; give --model a causal one, such as "
+            "facebook/opt-1.3b."
+        )
+    return task.masked
+
+
+def check_prompt(task: Task, kind: ModelKind, template: str | None) -> None:
+    """Refuse a task without a prompt for this kind of model, before the model is loaded.
+
+    Raises:
+        UsageError: there is none, or none of that version.
+    """
+    if kind == "causal":
+        task.template(template)
+        return
+    masked_template(task)
+    if template is not None:
+        raise UsageError(
+            f"--template {template}: the prompt of task {task.name!r} for masked language models has one version; "
+            "leave the option out."
+        )
+
+
+def make_protocol(
+    config: ModelConfig,
+    task: Task,
+    choice: ObjectiveChoice,
+    kind: ModelKind,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+) -> AbstractProtocol:
+    """Return the protocol of a task with a model that is loaded."""
+    shared: dict[str, Any] = {"task": task, "choice": choice, "tokenizer": tokenizer}
+    shared["batch_size"] = config.eval_batch_size
+    if kind == "masked":
+        return MaskedProtocol(**shared, max_length=usable_masked_length(model, config.max_length))
+    return CausalProtocol(**shared, template=config.template, max_length=usable_length(model, config.max_length))
