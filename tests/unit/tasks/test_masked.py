@@ -51,6 +51,30 @@ def test_questions(label, question, word):
     assert example.label_words[example.correct[0]] == word
 
 
+@pytest.mark.parametrize(
+    ("task", "words", "limit"),
+    [("sst2", ("terrible", "great"), None), ("sst5", ("terrible", "bad", "okay", "good", "great"), 110)],
+)
+def test_reviews(task, words, limit):
+    task = get_task(task)
+    field = "sentence" if task.name == "sst2" else "text"
+    for label, word in enumerate(words):
+        example = task.masked.example({field: "a quiet film that earns its tears ", "label": label})
+        assert example.text() == "a quiet film that earns its tears It was<mask>."
+        assert example.label_words[example.correct[0]] == word
+    assert (example.label_words, example.before[0].limit, task.masked.max_length) == (words, limit, 128)
+
+
+@pytest.mark.parametrize(("label", "word"), [(0, "Yes"), (1, "No")])
+def test_inference_of_two_classes(label, word):
+    template = get_task("rte").masked
+    example = template.example({"premise": PAIR[0], "hypothesis": PAIR[1], "label": label})
+    assert example.text() == PAIR_TEXT
+    assert example.label_words == ("Yes", "No")  # entailment, not_entailment
+    assert example.label_words[example.correct[0]] == word
+    assert (template.before[0].limit, template.max_length) == (240, 256)
+
+
 def test_trec_rows_at_hand_ask_for_what_their_class_says(real_data_dir):
     from foretune.data.loading import load_split
 
