@@ -34,7 +34,15 @@ def type_words(hint: Any) -> str:
         return " or ".join(type_words(part) for part in typing.get_args(hint) if part is not NoneType)
     if typing.get_origin(hint) is tuple:
         return f"a list [{', '.join(map(type_words, typing.get_args(hint)))}]"
+    if element := _element(hint):
+        return f"a list of {type_words(element)}"
     return _WORDS.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _element(hint: Any) -> Any:
+    """The type of a list's elements, for a list or an optional one; None for other types."""
+    lists = [part for part in (hint, *typing.get_args(hint)) if typing.get_origin(part) is list]
+    return typing.get_args(lists[0])[0] if lists else None
 
 
 def find_value(arguments: Sequence[str], option: str) -> str | None:
@@ -92,7 +100,7 @@ class Options:
         """Add one option; a dotted name becomes a nested key.
 
         A switch that is off by default takes no value, so that a positional argument may follow it; any other switch
-        may take one: `--method.align false`, `--method.adaselect`.
+        may take one: `--method.align false`, `--method.adaselect`. A list takes all values up to the next option.
         """
         self._types[name] = hint
         flags = dict.fromkeys((flag(name), f"--{name}"))
@@ -100,6 +108,8 @@ class Options:
             self.parser.add_argument(*flags, action="store_true", default=default, help=help_text)
         elif bool in (hint, *typing.get_args(hint)):
             self.parser.add_argument(*flags, type=hint, nargs="?", const=True, default=default, help=help_text)
+        elif element := _element(hint):
+            self.parser.add_argument(*flags, type=element, nargs="+", default=default, help=help_text)
         else:
             self.parser.add_argument(*flags, type=hint, default=default, help=help_text)
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+from foretune.data.files import read_rows
 from foretune.errors import UsageError, near_misses
-from foretune.tasks.base import Row, Task
+from foretune.tasks.base import HubSource, Row, Task
 
 DATA_DIR_VARIABLE = "FORETUNE_DATA"
+
+Loaded = TypeVar("Loaded")
 
 
 class RawRows(Protocol):
@@ -50,8 +52,9 @@ class Split:
 def load_split(task: Task, split: str, data_dir: str | os.PathLike[str] | None = None) -> Split:
     """Load one split of `task`.
 
-    From ``<data_dir>/<task>/<split>.jsonl`` where `data_dir` (or else the environment variable FORETUNE_DATA)
-    is set, and then only from there; from the hub otherwise.
+    From the task's own file where it names one; else from ``<data_dir>/<task>/<split>.jsonl`` where `data_dir` (or
+    else the environment variable FORETUNE_DATA) is set, and then only from there; from the hub otherwise. The user's
+    own data is never looked for in that folder.
 
     Raises:
         UsageError: a folder or file is missing, empty or not JSON Lines, a row lacks a field or has a value
@@ -59,28 +62,33 @@ def load_split(task: Task, split: str, data_dir: str | os.PathLike[str] | None =
     """
     if split in task.files:
         return load_file(task, split, Path(task.files[split]))
-    if (folder := _data_folder(data_dir)) is not None:
+    if not task.own_data and (folder := _data_folder(data_dir)) is not None:
         return _load_local(task, split, *folder)
     return _load_hub(task, split)
 
 
 def has_split(task: Task, split: str, data_dir: str | os.PathLike[str] | None = None) -> bool:
     """Whether there is a local file of this split; of the hub nothing is asked, and the answer is no."""
+    if split in task.files or task.own_data:
+        return split in task.files
     folder = _data_folder(data_dir)
-    return split in task.files or (folder is not None and _split_path(task, split, folder[0]).is_file())
+    return folder is not None and _split_path(task, split, folder[0]).is_file()
 
 
 def load_file(task: Task, split: str, path: Path) -> Split:
-    """Load the rows of one JSON Lines file.
+    """Load the rows of one file, see `foretune.data.files`.
 
     Raises:
-        UsageError: it is missing, empty or not JSON Lines, or a row lacks a field or has a value out of range.
+        UsageError: it is missing, empty or broken, or a row lacks a field or has a value out of range.
     """
     if not path.is_file():
         raise UsageError(f"'{path}' does not exist; task {task.name!r} needs its {split} rows there.")
-    rows = list(_read_jsonl(task, path))
+    rows = []
+    for where, row in read_rows(path):
+        task.check_row(row, where)
+        rows.append(row)
     if not rows:
-        raise UsageError(f"'{path}' has no rows; expected one JSON object a line.")
+        raise UsageError(f"'{path}' has no rows.")
     return Split(task, split, rows, str(path))
 
 
@@ -108,45 +116,44 @@ def _load_local(task: Task, split: str, data_dir: Path, option: str) -> Split:
     return load_file(task, split, _split_path(task, split, data_dir))
 
 
-def _read_jsonl(task: Task, path: Path) -> Iterator[Row]:
-    """Yield the checked rows of a JSON Lines file; blank lines are skipped."""
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                where = f"'{path}', line {number}"
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    problem = f"{error.msg} at column {error.colno}"
-                    raise UsageError(f"{where}: not valid JSON ({problem}).") from error
-                task.check_row(row, where)
-                yield row
-    except UnicodeDecodeError as error:
-        raise UsageError(f"'{path}' is not UTF-8 text ({error.reason} at byte {error.start}).") from error
-    except OSError as error:
-        raise UsageError(f"'{path}' cannot be read: {error.strerror}.") from error
-
-
-def _load_hub(task: Task, split: str) -> Split:
+def load_hub_split(source: HubSource, split: str, commit: str | None = None) -> RawRows:
+    """Load the rows of one of our splits from one hub dataset, at `commit` where one is given."""
     import datasets  # seconds to import, and not needed for local rows
+
+    arguments: dict[str, Any] = source.arguments() | ({"revision": commit} if commit else {})
+    return datasets.load_dataset(**arguments, split=source.splits.get(split, split))
+
+
+def first_source(task: Task, wanted: str, load: Callable[[HubSource], Loaded]) -> Loaded:
+    """Return what `load` makes of the first of the task's sources for which it does not fail.
+
+    Raises:
+        UsageError: it failed for all; the message says what was wanted, and names every source with its failure.
+    """
     from datasets.exceptions import DatasetsError
 
     failures = []
     for source in task.sources:
         try:
-            there = source.splits.get(split, split)
-            rows = datasets.load_dataset(**source.arguments(), split=there)
+            return load(source)
         # OSError covers the network and missing datasets, ValueError an unknown configuration or split,
         # RuntimeError a dataset that still needs a loading script
         except (OSError, ValueError, RuntimeError, DatasetsError) as error:
             first_line = str(error).strip().partition("\n")[0] or type(error).__name__
             failures.append(f"{source}: {first_line}")
-        else:
-            return Split(task, split, rows, f"hub dataset {source}, split {there}")
+    if task.own_data:
+        raise UsageError(f"Could not load the rows from the hub: {'; '.join(failures)}.")
     raise UsageError(
-        f"Could not load the {split} split of task {task.name!r} from the hub. Tried {'; '.join(failures)}. "
+        f"Could not load {wanted} of task {task.name!r} from the hub. Tried {'; '.join(failures)}. "
         f"For local rows set data_dir (or {DATA_DIR_VARIABLE}) to a folder with "
-        f"{task.name}/{task.train_split}.jsonl and {task.name}/{task.eval_split}.jsonl."
+        f"{task.name}/{task.train_split}.jsonl and {task.name}/{task.eval_split}.jsonl; "
+        "'foretune data fetch' writes it where there is a network."
     )
+
+
+def _load_hub(task: Task, split: str) -> Split:
+    def load(source: HubSource) -> Split:
+        origin = f"hub dataset {source}, split {source.splits.get(split, split)}"
+        return Split(task, split, load_hub_split(source, split), origin)
+
+    return first_source(task, f"the {split} split", load)

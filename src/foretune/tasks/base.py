@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field, replace
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from foretune.errors import UsageError, near_misses
 from foretune.registry import Registry
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from foretune.tasks.masked import MaskedTemplate
 
 Row = Mapping[str, Any]
 
-_TYPE_WORDS = {str: "a string", int: "an integer", bool: "true or false", list: "a list", dict: "an object"}
+_TYPE_WORDS: Mapping[Any, str] = {
+    str: "a string",
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +117,13 @@ class Task(ABC):
         name: Our id: lower case, no hyphen; also the folder name under ``--data-dir``.
         summary: One line for listings.
         fields: The fields every row must have, with their JSON types.
+        check: Raises a ValueError, naming the field, for a row that has all fields and yet makes no sense.
         sources: Hub datasets of the same rows, tried in this order.
-        files: Local files of splits; where there are any, data folder and hub are not asked.
+        files: Local files of splits; for these, data folder and hub are not asked.
+        own_data: The rows are the user's own: they come from `files` or `sources`, never from the data folder, and all
+            of them are used unless numbers are given.
         templates: Prompt versions for causal language models by name; none for a task of masked ones only.
+        template_for: Makes the prompt where it depends on the tokenizer: see `bind`.
         masked: The prompt for masked language models, if there is one.
         train_split, eval_split: Split names; files are ``<split>.jsonl``.
         cuts_eval_from_train: The hub has one split: without a local file of `eval_split`, the last rows of the
@@ -122,10 +136,13 @@ class Task(ABC):
 
     name: str
     summary: str
-    fields: Mapping[str, type]
+    fields: Mapping[str, type | UnionType]
+    check: Callable[[Row], None] = lambda row: None
     sources: tuple[HubSource, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
+    own_data: bool = False
     templates: Mapping[str, Template] = field(default_factory=dict)
+    template_for: Callable[[PreTrainedTokenizerBase], Template] | None = None
     masked: MaskedTemplate | None = None
     train_split: str = "train"
     eval_split: str = "validation"
@@ -149,13 +166,26 @@ class Task(ABC):
     def demonstration(self, row: Row, template: Template) -> str:
         """Write `row` with its right answer, as it stands in the prompt of another."""
 
-    @abstractmethod
     def check_values(self, row: Row, where: str) -> None:
         """Check the values of a row that has all fields, with the right types.
 
         Raises:
             UsageError: a value is out of range; the message starts with `where` and names the field.
         """
+        try:
+            self.check(row)
+        except ValueError as error:
+            raise UsageError(f"{where}: {error}") from None
+
+    def bind(self, tokenizer: PreTrainedTokenizerBase) -> Self:
+        """Return the task with its prompts written for `tokenizer`; itself where they are the same for all.
+
+        Raises:
+            IncompatibleError: the tokenizer lacks what the prompt needs.
+        """
+        if self.template_for is None:
+            return self
+        return replace(self, templates={self.default_template: self.template_for(tokenizer)})
 
     def calibration(self, row: Row, template: Template, name: str = "example") -> Example:
         """Write `row`'s candidates after a prompt that says nothing about it (surface form competition).
@@ -204,8 +234,10 @@ class Task(ABC):
                     f"{where}: field {name!r} is missing; task {self.name!r} needs {self._field_list()}, "
                     f"found {', '.join(map(repr, row)) or 'none'}."
                 )
-            if type(row[name]) is not kind:  # not isinstance: a JSON `true` must not pass for the label 1
-                raise UsageError(f"{where}: field {name!r} is {row[name]!r:.60}; it should be {_TYPE_WORDS[kind]}.")
+            kinds = get_args(kind) or (kind,)
+            if type(row[name]) not in kinds:  # not isinstance: a JSON `true` must not pass for the label 1
+                words = " or ".join(_TYPE_WORDS[kind] for kind in kinds)
+                raise UsageError(f"{where}: field {name!r} is {row[name]!r:.60}; it should be {words}.")
         self.check_values(row, where)
 
     def _field_list(self) -> str:

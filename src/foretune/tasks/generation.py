@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from foretune.errors import UsageError
 from foretune.tasks.base import Example, Row, Task, Template
 from foretune.tasks.prompts import strip_text
 
@@ -22,14 +21,12 @@ class GenerationTask(Task):
         shortened: The field whose text, which prompts have as it is, is cut first where a sequence is too long.
         ends_text: The end-of-text token follows the target.
         stops_at_newline: An answer is a line: generation ends at the first newline.
-        max_new_tokens: Most tokens of a generated text.
+        max_new_tokens: Most tokens of a generated text; 0 = nothing is generated, the loss alone counts.
         metric, objective: Token F1 and teacher forcing by default; further arguments as `Task`.
-        check: Raises a ValueError, naming the field, for a row that has all fields and yet makes no sense.
     """
 
     references: Callable[[Row], Sequence[str]]
     shortened: str | None = None
-    check: Callable[[Row], None] = lambda row: None
     ends_text: bool = False
     stops_at_newline: bool = True
     max_new_tokens: int = 50
@@ -54,7 +51,7 @@ class GenerationTask(Task):
             candidates=(target,),
             correct=(0,),
             name=name,
-            answers=references,
+            answers=references if self.max_new_tokens else (),
             shortened=self._shortened_span(row, template),
             ends_text=self.ends_text,
         )
@@ -62,13 +59,6 @@ class GenerationTask(Task):
     def demonstration(self, row: Row, template: Template) -> str:
         """Write `row` with its first reference."""
         return (template.prompt(row) + template.target(row, self.references(row)[0])).strip()
-
-    def check_values(self, row: Row, where: str) -> None:
-        """As `Task.check_values`."""
-        try:
-            self.check(row)
-        except ValueError as error:
-            raise UsageError(f"{where}: {error}") from None
 
     def _shortened_span(self, row: Row, template: Template) -> tuple[int, int] | None:
         if self.shortened is None or not row[self.shortened]:

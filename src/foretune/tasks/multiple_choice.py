@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from foretune.errors import UsageError
 from foretune.tasks.base import Row
 from foretune.tasks.candidates import AbstractCandidateTask
 
@@ -19,12 +18,10 @@ class MultipleChoiceTask(AbstractCandidateTask):
         choices: The candidates of a row.
         right: The texts of its right answers; those that are no candidate are ignored.
         objective: Teacher forcing on the right one by default; further arguments as `Task`.
-        check: Raises a ValueError, naming the field, for a row that has all fields and yet makes no sense.
     """
 
     choices: Callable[[Row], Sequence[str]]
     right: Callable[[Row], Sequence[str]]
-    check: Callable[[Row], None] = lambda row: None
     objective: Literal["classification", "lm"] = "lm"
 
     def candidates(self, row: Row) -> tuple[str, ...]:
@@ -44,10 +41,3 @@ class MultipleChoiceTask(AbstractCandidateTask):
     def is_usable(self, row: Row) -> bool:
         """Whether any right answer is among the candidates."""
         return bool(self.correct(row))
-
-    def check_values(self, row: Row, where: str) -> None:
-        """As `Task.check_values`."""
-        try:
-            self.check(row)
-        except ValueError as error:
-            raise UsageError(f"{where}: {error}") from None
