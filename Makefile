@@ -32,6 +32,7 @@ bench: setup           ## step, noise and memory against their floors; appends t
 
 docs: setup            ## the pages that are generated from the code
 	$(BIN)/python docs/generate_methods.py
+	$(BIN)/python docs/generate_tasks.py
 
 golden: setup          ## record anew what tasks look like to a model; read the difference
 	$(BIN)/python tests/golden/tasks/record.py

@@ -84,6 +84,13 @@ def test_the_methods_page_is_current(monkeypatch):
     assert generate_methods.PAGE.read_text() == generate_methods.page(), "run `make docs`"
 
 
+def test_the_tasks_page_is_current(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import generate_tasks
+
+    assert generate_tasks.PAGE.read_text() == generate_tasks.page(), "run `make docs`"
+
+
 def test_env_names_versions(capsys):
     import torch
 

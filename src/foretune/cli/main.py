@@ -15,6 +15,8 @@ COMMANDS = {
     "train": "Tune a model on a task with forward passes only.",
     "evaluate": "Accuracy of a model, an adapter or a run's final model on a task.",
     "replay": "Rebuild a run's model from its journal, without data.",
+    "tasks": "List the tasks, or show an example of one as a model reads it.",
+    "data": "Download the rows of tasks once, for machines without a network.",
     "methods": "List the methods, or show one with its options.",
     "demo": "See it work: a tiny model, made and tuned on the spot.",
     "env": "Show versions, devices and noise backends.",
