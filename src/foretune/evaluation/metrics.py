@@ -93,7 +93,7 @@ def find_metric(value: str, *, option: str) -> CandidateMetric | TextMetric:
     """
     if ":" in value:
         function = load_function(value, option=option)
-        return TextMetric(value, _checked(function, f"{option} {value}"), is_fraction=False)
+        return TextMetric(value.rpartition(":")[2], _checked(function, f"{option} {value}"), is_fraction=False)
     if value not in METRICS:
         raise UsageError(
             f"{option} {value}: there is no such metric.{near_misses(value, METRICS)} "

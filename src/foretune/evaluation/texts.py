@@ -53,7 +53,8 @@ class TextWriter:
         return [{"prompt": prompt, "answers": row.answers} for prompt, row in zip(prompts, rows, strict=True)]
 
     def measure(self, texts: Sequence[str], rows: Sequence[EncodedExample], first: TextMetric) -> dict[str, float]:
-        """Return the metrics of texts: `first`, then every built-in one."""
+        """Return the metrics of texts: `first`, then every built-in one if there is anything to compare with."""
         examples = self.examples(rows)
-        others = [metric for metric in METRICS.values() if isinstance(metric, TextMetric)]
+        has_answers = any(any(row.answers) for row in rows)
+        others = [metric for metric in METRICS.values() if has_answers and isinstance(metric, TextMetric)]
         return {metric.name: metric(texts, examples) for metric in dict.fromkeys((first, *others))}

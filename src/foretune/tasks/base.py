@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 from foretune.errors import UsageError, near_misses
 from foretune.registry import Registry
@@ -149,7 +149,7 @@ class Task(ABC):
     cuts_eval_from_train: bool = False
     default_template: str = "v0"
     metric: str = "accuracy"
-    objective: Literal["classification", "lm"] = "classification"
+    objective: str = "classification"
     num_train: int = 1000
     num_dev: int = 500
     num_eval: int = 1000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from foretune.tasks.base import Example, Row, Task, Template
 from foretune.tasks.prompts import strip_text
@@ -31,7 +30,7 @@ class GenerationTask(Task):
     stops_at_newline: bool = True
     max_new_tokens: int = 50
     metric: str = "f1"
-    objective: Literal["classification", "lm"] = "lm"
+    objective: str = "lm"
 
     def correct(self, row: Row) -> tuple[int, ...]:
         """Return the index of the only candidate, the gold target."""

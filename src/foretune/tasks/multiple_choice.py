@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from foretune.tasks.base import Row
 from foretune.tasks.candidates import AbstractCandidateTask
@@ -22,7 +21,7 @@ class MultipleChoiceTask(AbstractCandidateTask):
 
     choices: Callable[[Row], Sequence[str]]
     right: Callable[[Row], Sequence[str]]
-    objective: Literal["classification", "lm"] = "lm"
+    objective: str = "lm"
 
     def candidates(self, row: Row) -> tuple[str, ...]:
         """Return the candidates of `row`."""

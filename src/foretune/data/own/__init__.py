@@ -6,7 +6,7 @@ from typing import Any
 
 from foretune.data.own.chat import chat_task
 from foretune.data.own.choice import candidate_task, label_word_task
-from foretune.data.own.completion import LOSS, completion_task
+from foretune.data.own.completion import LOSS, completion_task, rewarded_task
 from foretune.data.own.source import EVAL, TRAIN, find_rows
 from foretune.data.own.spec import OWN_KEYS, OwnTask, make_spec, read_task_file
 from foretune.tasks.base import Task
@@ -37,4 +37,6 @@ def make_own_task(spec: OwnTask) -> Task:
         return candidate_task(spec, common)
     if spec.completion is not None:
         return completion_task(spec, common)
+    if spec.is_rewarded:
+        return rewarded_task(spec, common)
     return chat_task(spec, common)

@@ -68,6 +68,31 @@ def completion_task(spec: OwnTask, common: Mapping[str, Any]) -> GenerationTask:
     )
 
 
+def rewarded_task(spec: OwnTask, common: Mapping[str, Any]) -> GenerationTask:
+    """Return a task of prompts without answers, trained on the metric, a function of the user's.
+
+    Args:
+        spec: With `prompt` and `metric`.
+        common: The arguments that do not depend on the kind of task.
+    Raises:
+        UsageError: the prompt makes no sense; the message names the option.
+    """
+    prompt = FieldText.parse(spec.prompt or "", spec.option("prompt"))
+    if not prompt.fields:
+        raise UsageError(f"{spec.option('prompt')} {spec.prompt!r} names no field of the row, such as {{question}}.")
+    answer = generated(spec, default=LOSS)
+    return GenerationTask(
+        **common,
+        **answer,
+        objective=answer["metric"],
+        fields=dict.fromkeys(prompt.fields, TEXT_TYPES),
+        check=lambda row: check_not_empty(prompt, row),
+        templates={"v0": Template(prompt=prompt.write, target=as_it_is)},
+        references=lambda row: ("",),
+        ends_text=True,
+    )
+
+
 def generated(spec: OwnTask, default: str) -> dict[str, Any]:
     """Return the arguments of a task of generation that follow from its metric; `default` where none is given."""
     metric = spec.metric or default

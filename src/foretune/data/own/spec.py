@@ -20,10 +20,10 @@ _NAMED = re.compile(r"([^={}\s]+)=(.*)", re.DOTALL)
 
 @dataclass(frozen=True, kw_only=True)
 class OwnTask:
-    r"""A task of the user's: rows, a prompt, and one of four kinds of answer.
+    r"""A task of the user's: rows, a prompt, and one of four kinds of answer, or a reward for any.
 
-    `label_words`, `candidates`, `completion` and `messages` are the kinds; exactly one is given. Texts name fields of
-    the row in braces.
+    `label_words`, `candidates`, `completion` and `messages` are the kinds; exactly one is given, or none if `metric` is
+    a function of the user's. Texts name fields of the row in braces.
 
     Args:
         data: Training rows: a file (.csv, .jsonl or .parquet) or a hub dataset, ``org/name`` or ``org/name@revision``.
@@ -60,10 +60,14 @@ class OwnTask:
 
     def __post_init__(self) -> None:
         given = [kind for kind in _USES if getattr(self, kind) is not None]
+        if not given and self.is_rewarded:
+            given = ["completion"]
         if not given:
             kinds = ", ".join(map(self.option, list(_USES)[:-1]))
             raise UsageError(
-                f"{self.option('data')} {self.data}: say what the answer is, with {kinds} or {self.option('messages')}."
+                f"{self.option('data')} {self.data}: say what the answer is, with {kinds} or "
+                f"{self.option('messages')}; or give a function that rewards any, with {self.option('prompt')} and "
+                f"{self.option('metric')}."
             )
         if len(given) > 1:
             raise UsageError(
@@ -75,6 +79,12 @@ class OwnTask:
                 raise UsageError(f"{self.option(key)} would have no effect with {self.option(kind)}. Leave it out.")
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise UsageError(f"{self.option('max_new_tokens')} must be at least 1, got {self.max_new_tokens}.")
+
+    @property
+    def is_rewarded(self) -> bool:
+        """Whether rows are prompts without answers, and a function of the user's says how good a text is."""
+        answers = (self.label_words, self.candidates, self.completion, self.messages)
+        return answers == (None,) * 4 and self.prompt is not None and ":" in (self.metric or "")
 
     def option(self, key: str) -> str:
         """Spell a setting as the user gave it."""
