@@ -11,7 +11,10 @@ from foretune.runs.config import EvaluateConfig
 def run(arguments: Sequence[str]) -> None:
     """Parse, evaluate, print."""
     config = Options(
-        "evaluate", "Accuracy of a model, an adapter or a run's final model on a task.", EvaluateConfig
+        "evaluate",
+        "Figures of a model, an adapter or a run's final model on a task, as it is or with a baseline: demonstrations, "
+        "calibration, a fitted head.",
+        EvaluateConfig,
     ).parse(arguments)
 
     from foretune.cli.display import print_evaluation, quiet_libraries

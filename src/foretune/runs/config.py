@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,9 +11,18 @@ from foretune.composition import AXES
 from foretune.errors import UsageError
 
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
-Device = Literal["auto", "cpu", "cuda"]
+Device = str
 LRScheduler = Literal["constant", "constant_with_warmup", "linear", "cosine"]
 Engine = Literal["auto", "layerwise", "in_place"]
+Calibration = Literal["none", "sfc", "icl_sfc"]
+Baseline = Literal["linear_probe", "head_tuning"]
+
+_NOT_SYNTHETIC = (
+    *("data", "eval_data", "data_config", "prompt", "label_words", "candidates", "label_field", "completion"),
+    *("messages", "metric", "max_new_tokens", "data_dir", "template", "objective", "shots", "num_eval"),
+    *("num_train", "num_dev", "eval_steps"),
+)
+"""Options that rows of random tokens have no use for."""
 
 
 def _option(default: Any, text: str) -> Any:
@@ -29,9 +39,28 @@ class ModelConfig:
     dtype: DType = _option("auto", "Weights' dtype; auto: float32 on a CPU, the checkpoint's on a GPU.")
     device: Device = _option("auto", "Where to run; auto: a GPU if there is one.")
 
-    task: str = _option("", "Task, for example sst2.")
+    task: str = _option("", "Task, for example sst2, or a YAML file that describes one; or give --data.")
+    data: str | None = _option(None, "Own training rows: a .csv, .jsonl or .parquet file, or a hub dataset.")
+    eval_data: str | None = _option(
+        None, "Own test rows: a file, or a split of the hub dataset; default: cut from the training rows."
+    )
+    data_config: str | None = _option(None, "Configuration of the hub dataset.")
+    prompt: str | None = _option(None, r'Prompt for own rows: "{text} It was {label}"; \n is a new line.')
+    label_words: list[str] | None = _option(None, "Words of the labels: 0=terrible 1=great.")
+    candidates: list[str] | None = _option(None, 'Candidates with fields of the row: "0={choice1}" "1={choice2}".')
+    label_field: str | None = _option(None, "Field with the label, or with the right candidate; default: label.")
+    completion: str | None = _option(None, 'Text to learn after the prompt, or without one: " {answer}".')
+    messages: str | None = _option(None, "Field with a conversation whose last message is to be learned.")
+    metric: str | None = _option(
+        None, "Of a completion: f1, exact_match, rouge_l, loss (nothing is generated) or your module:function."
+    )
+    max_new_tokens: int | None = _option(None, "Most tokens of a generated text; default: 50 or, with rouge_l, 128.")
     data_dir: str | None = _option(None, "Folder with <task>/{train,validation}.jsonl; default: the hub.")
     template: str | None = _option(None, "Prompt version of the task; default: the task's.")
+    objective: str | None = _option(None, "classification, lm, a metric, or your module:function; default: the task's.")
+    shots: int | None = _option(
+        None, "Few-shot setting of masked language models: training rows of each class, and as many dev rows."
+    )
     num_eval: int | None = _option(None, "Test rows, drawn from the validation split; default: the task's.")
     train_set_seed: int = _option(0, "Seed of the draw of train, dev and test rows.")
     max_length: int = _option(2048, "Most tokens of a sequence; longer prompts are cut on the left.")
@@ -45,19 +74,73 @@ class ModelConfig:
         """
         if not self.model:
             raise UsageError("--model is missing: give a local folder or a hub id, for example facebook/opt-1.3b.")
-        if not self.task:
-            raise UsageError("--task is missing: give a task, for example sst2.")
+        if not self.task and self.data is None:
+            raise UsageError("--task is missing: give a task, for example sst2, or rows of your own with --data.")
         for name in ("max_length", "eval_batch_size"):
             _at_least(self, name, 1)
-        for name, least in (("num_eval", 1), ("train_set_seed", 0)):
+        for name, least in (("num_eval", 1), ("train_set_seed", 0), ("shots", 1)):
             _at_least(self, name, least)
 
 
 @dataclass(kw_only=True)
 class EvaluateConfig(ModelConfig):
-    """`foretune evaluate`: the accuracy of a model, as it is, on a task's test rows."""
+    """`foretune evaluate`: a model, as it is or with a baseline that trains its head at most, on a task's test rows."""
+
+    demonstrations: int | Literal["fit"] = _option(
+        0, "Solved training rows in front of each prompt; fit: as many as fit there uncut, at most 32."
+    )
+    demonstration_sets: int | Literal["per-row"] | None = _option(
+        None, "N: one result for each train_set_seed 0 to N-1; per-row: other demonstrations for every test row."
+    )
+    calibration: Calibration = _option(
+        "none", "Subtract the candidates' scores without the row; icl_sfc: behind the demonstrations."
+    )
+    baseline: Baseline | None = _option(None, "Fit or train the output head alone on training rows first.")
+    num_train: int | None = _option(None, "Training rows of a baseline; default: the task's.")
+    num_dev: int | None = _option(None, "Rows set aside, so that a baseline has a run's training rows.")
+    lr: float | None = _option(None, "Learning rate of head tuning; default: 1e-4.")
+    steps: int | None = _option(None, "Steps of head tuning; default: five passes over the training rows.")
+    batch_size: int | None = _option(None, "Rows of a step of head tuning; default: 8.")
 
     output: str | None = _option(None, "JSON file for the result.")
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of the draws, one for each result; test rows with their own demonstrations have seed 0."""
+        if isinstance(self.demonstration_sets, int):
+            return list(range(self.demonstration_sets))
+        return [self.train_set_seed]
+
+    def check(self) -> None:
+        """Refuse options that contradict each other or have no effect.
+
+        Raises:
+            UsageError: naming the option, the value and what would be right.
+        """
+        super().check()
+        for name, least in {"num_train": 1, "num_dev": 0, "steps": 1, "batch_size": 1}.items():
+            _at_least(self, name, least)
+        if self.lr is not None and not self.lr > 0:
+            raise UsageError(f"--lr must be positive, got {self.lr}.")
+        if isinstance(self.demonstrations, int):
+            _at_least(self, "demonstrations", 0)
+        if isinstance(self.demonstration_sets, int):
+            _at_least(self, "demonstration_sets", 1)
+        if self.demonstration_sets is not None:
+            given = f"--demonstration-sets {self.demonstration_sets}"
+            if not self.demonstrations:
+                raise UsageError(f"{given} has no effect without --demonstrations, for example --demonstrations 32.")
+            if self.train_set_seed:
+                raise UsageError(f"{given} sets the seeds of all draws; leave out --train-set-seed.")
+        if self.calibration == "icl_sfc" and not self.demonstrations:
+            raise UsageError("--calibration icl_sfc has demonstrations in front; give --demonstrations, or use sfc.")
+        if self.baseline is not None:
+            for name, unset in (("demonstrations", 0), ("calibration", "none")):
+                if (value := getattr(self, name)) != unset:
+                    raise UsageError(f"--{name} {value}: --baseline {self.baseline} is evaluated without.")
+        _without_effect(self, ("num_train", "num_dev"), "--baseline", needed=self.baseline is None)
+        tunes = self.baseline == "head_tuning"
+        _without_effect(self, ("lr", "steps", "batch_size"), "--baseline head_tuning", needed=not tunes)
 
 
 @dataclass(kw_only=True)
@@ -81,6 +164,7 @@ class TrainConfig(ModelConfig):
     seed: int = _option(0, "Run seed: directions and the order of rows.")
     engine: Engine = _option("auto", "How perturbed losses are evaluated.")
 
+    sequence_length: int | None = _option(None, "Tokens of a row of --task synthetic; default: 256.")
     num_train: int | None = _option(None, "Training rows; default: the task's.")
     num_dev: int | None = _option(None, "Dev rows, cut from the training split; default: the task's.")
     eval_steps: int | None = _option(None, "Steps between dev evaluations and checkpoints; default: steps / 5.")
@@ -108,6 +192,11 @@ class TrainConfig(ModelConfig):
         return own
 
     @property
+    def resolved_sequence_length(self) -> int:
+        """Tokens of a row of random tokens."""
+        return self.sequence_length or 256
+
+    @property
     def resolved_eval_steps(self) -> int:
         """Steps between dev evaluations."""
         return self.eval_steps or max(1, self.steps // 5)
@@ -126,6 +215,23 @@ class TrainConfig(ModelConfig):
         for name, smallest in least.items():
             _at_least(self, name, smallest)
         _at_least(self, "lr", 0)
+        _at_least(self, "sequence_length", 2)
+        self._check_synthetic()
+
+    def _check_synthetic(self) -> None:
+        """Refuse what rows of random tokens have no use for, and their length where they are not used."""
+        if self.task != "synthetic":
+            if self.sequence_length is not None:
+                raise UsageError(f"--sequence-length {self.sequence_length} has no effect without --task synthetic.")
+            return
+        for name in _NOT_SYNTHETIC:
+            if (value := getattr(self, name)) is not None and (name, value) != ("objective", "lm"):
+                raise UsageError(
+                    f"--{name.replace('_', '-')} {value} has no effect with --task synthetic: random tokens, the loss "
+                    "of all of them, no evaluation. Leave it out."
+                )
+        if self.resume:
+            raise UsageError("--resume: a run with --task synthetic keeps no checkpoints. Choose another --output.")
 
 
 @dataclass(kw_only=True)
@@ -157,3 +263,10 @@ def _at_least(config: Any, name: str, least: int) -> None:
     value = getattr(config, name)
     if value is not None and not value >= least:
         raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, got {value}.")
+
+
+def _without_effect(config: Any, names: Sequence[str], option: str, *, needed: bool) -> None:
+    """Refuse options that only `option` reads, where that is `needed`."""
+    for name in names:
+        if needed and (value := getattr(config, name)) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} {value} has no effect without {option}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
 from foretune.data import TaskData
@@ -49,23 +48,24 @@ def own_demonstrations(data: TaskData, split: Split, template: Template, count: 
     ]
 
 
-def count_fitting(num_rows: int, most: int, surplus: Callable[[Sequence[int], int], Sequence[int]]) -> int:
-    """Return the largest number of demonstrations with which no row is cut.
+def count_fitting(
+    num_rows: int, most: int, surplus: Callable[[Sequence[int], Sequence[int]], Sequence[int]]
+) -> list[int]:
+    """Return, for each test row, the largest number of whole demonstrations with which it is not cut.
 
-    Rows that are cut even without demonstrations do not count: none would help them.
+    Numbers are doubled until they are too large, then halved in between, so that little is encoded that is far too
+    long. A row that is too long by itself has none.
 
     Args:
         num_rows: Test rows.
-        most: Most demonstrations.
-        surplus: By how many tokens these rows are too long with so many demonstrations; more demonstrations are longer.
+        most: Most demonstrations of a row.
+        surplus: By how many tokens rows are too long, each with its number of demonstrations; grows with them.
     """
-    alone = surplus(range(num_rows), 0)
-    over = {row: tokens for row, tokens in enumerate(alone) if tokens <= 0}
-    count = most
-    while over:
-        worst = max(over, key=over.__getitem__)
-        if surplus([worst], count)[0] > 0:
-            count = bisect_right(range(count), 0, key=lambda number: surplus([worst], number)[0]) - 1
-        rows = [row for row in over if row != worst]
-        over = {row: tokens for row, tokens in zip(rows, surplus(rows, count), strict=True) if tokens > 0}
-    return count
+    fits, too_many = [0] * num_rows, [most + 1] * num_rows
+    while rows := [row for row in range(num_rows) if too_many[row] - fits[row] > 1]:
+        numbers = [
+            min(2 * fits[row] or 1, most) if too_many[row] > most else (fits[row] + too_many[row]) // 2 for row in rows
+        ]
+        for row, number, tokens in zip(rows, numbers, surplus(rows, numbers), strict=True):
+            (fits if tokens <= 0 else too_many)[row] = number
+    return fits

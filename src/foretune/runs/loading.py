@@ -216,24 +216,48 @@ def load_adapter(
         UsageError: the folder cannot be read, or its base model is not there.
         IncompatibleError: the base model's weights are quantized.
     """
-    from peft import PeftConfig, PeftModel
+    from peft import PeftModel
 
-    with peft_warnings_hidden():
-        with _explained(adapter, "cannot load this adapter"):
-            config = PeftConfig.from_pretrained(adapter)
-        base_name = config.base_model_name_or_path
-        if not base_name:
-            raise UsageError(f"--model {adapter}: cannot load this adapter: {_ADAPTER_CONFIG} names no base model.")
-        loading: dict[str, Any] = {"revision": config.revision, "trust_remote_code": trust_remote_code}
-        try:
-            kind = model_kind(load_config(base_name, **loading))
-            base = load_model(base_name, dtype=dtype, device=device, kind=kind, **loading)
-            own = (Path(adapter) / _TOKENIZER_CONFIG).is_file()
-            tokenizer = load_tokenizer(adapter if own else base_name, **loading)
-        except (UsageError, IncompatibleError) as error:
-            raise type(error)(f"--model {adapter} is an adapter: {error}") from error
-        with _explained(adapter, "cannot load this adapter"):
-            return PeftModel.from_pretrained(base, adapter).to(device), tokenizer
+    base_name, revision = _adapter_base(adapter)
+    loading: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    with _named_as_adapter(adapter):
+        kind = model_kind(load_config(base_name, **loading))
+        base = load_model(base_name, dtype=dtype, device=device, kind=kind, **loading)
+        own = (Path(adapter) / _TOKENIZER_CONFIG).is_file()
+        tokenizer = load_tokenizer(adapter if own else base_name, **loading)
+    with peft_warnings_hidden(), _explained(adapter, "cannot load this adapter"):
+        return PeftModel.from_pretrained(base, adapter).to(device), tokenizer
+
+
+def adapter_kind(adapter: str, *, trust_remote_code: bool = False) -> ModelKind:
+    """Tell what kind of language model an adapter is for.
+
+    Raises:
+        UsageError: the folder cannot be read, or its base model is not there.
+    """
+    base_name, revision = _adapter_base(adapter)
+    with _named_as_adapter(adapter):
+        return model_kind(load_config(base_name, revision=revision, trust_remote_code=trust_remote_code))
+
+
+def _adapter_base(adapter: str) -> tuple[str, str | None]:
+    """Return the base model that an adapter's folder names, and its revision."""
+    from peft import PeftConfig
+
+    with peft_warnings_hidden(), _explained(adapter, "cannot load this adapter"):
+        config = PeftConfig.from_pretrained(adapter)
+    if not config.base_model_name_or_path:
+        raise UsageError(f"--model {adapter}: cannot load this adapter: {_ADAPTER_CONFIG} names no base model.")
+    return config.base_model_name_or_path, config.revision
+
+
+@contextmanager
+def _named_as_adapter(adapter: str) -> Iterator[None]:
+    """Let errors about a base model name the adapter that was given."""
+    try:
+        yield
+    except (UsageError, IncompatibleError) as error:
+        raise type(error)(f"--model {adapter} is an adapter: {error}") from error
 
 
 @contextmanager
