@@ -138,6 +138,34 @@ class Net(nn.Module):
         return (outputs.to(precise) - self.labels.to(precise)).square().mean()
 
 
+class Deep(nn.Module):
+    """Many equal layers, and a loss on one row: activations are small.
+
+    Args:
+        linear: Class of the layers. With LoRALinear the trainable tensors are its factors, here of full rank.
+    """
+
+    width = 48
+    num_layers = 24
+    layer_bytes = 4 * width * width
+
+    def __init__(self, linear: Callable[[int, int], nn.Module] = nn.Linear) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.layers = nn.ModuleList(linear(self.width, self.width) for _ in range(self.num_layers))
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / self.width**0.5)
+        self.register_buffer("inputs", torch.randn(1, self.width, generator=generator))
+
+    def forward(self) -> Tensor:
+        """The loss."""
+        x = self.inputs
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        return x.square().mean()
+
+
 @dataclass(frozen=True)
 class Toys:
     """Toy models for methods of one tuning scheme.
@@ -145,11 +173,13 @@ class Toys:
     Attributes:
         regression: Makes a `Regression`.
         net: Makes a `Net`, of a dtype and an order of its layers.
+        deep: Makes a `Deep`.
         named: Gives the tensors of a `Quadratic` names as the scheme has them, in the same order.
     """
 
     regression: Callable[[], Regression]
     net: Callable[..., Net]
+    deep: Callable[[], Deep]
     named: Callable[[Mapping[str, tuple[int, ...]]], Mapping[str, tuple[int, ...]]]
 
 
@@ -160,8 +190,13 @@ def _named_as_adapters(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple
 
 
 TOYS = {
-    "full": Toys(Regression, Net, lambda shapes: shapes),
-    "lora": Toys(partial(Regression, linear=LoRALinear), partial(Net, linear=LoRALinear), _named_as_adapters),
+    "full": Toys(Regression, Net, Deep, lambda shapes: shapes),
+    "lora": Toys(
+        partial(Regression, linear=LoRALinear),
+        partial(Net, linear=LoRALinear),
+        partial(Deep, linear=partial(LoRALinear, rank=Deep.width)),
+        _named_as_adapters,
+    ),
 }
 """Toy models by tuning scheme."""
 

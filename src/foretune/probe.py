@@ -73,9 +73,9 @@ class BlockTrial:
 
     def loss(self, factor: float) -> float:
         """Return the loss at ``theta - factor * lr * lift(estimate)``."""
-        if factor == 0 and self.clean_loss is not None:
-            return self.clean_loss
         probe = self.probe
+        if factor == 0:
+            return probe.loss() if self.clean_loss is None else self.clean_loss
         descent = _Descent(probe.directions, probe.block, probe.index, self.scalars, factor * self.lr)
         return probe.engine.loss(probe.closure, descent)
 
