@@ -44,7 +44,8 @@ from foretune.runs.protocol import (
 )
 from foretune.runs.rows import load_rows
 from foretune.runs.task import task_of
-from foretune.tasks import ClassificationTask, Task
+from foretune.tasks import Task
+from foretune.tasks.candidates import AbstractCandidateTask
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     draws = [_Draw.load(replace(config, train_set_seed=seed), task, kind) for seed in config.seeds]
     data = draws[0].data
     _check_calibration(config, data)
+    if config.baseline == "linear_probe" and not _has_fixed_words(data):
+        raise UsageError(
+            f"--baseline linear_probe: task {task.name!r} has no label words that all rows share; use head_tuning."
+        )
     model, tokenizer = _load(config, name, kind)
     protocol = make_protocol(config, task, choice, kind, model, tokenizer)
     baseline = _fit_baseline(config, protocol, model, data)
@@ -163,10 +168,6 @@ def _check_setting(config: EvaluateConfig, task: Task, kind: ModelKind, choice: 
             raise UsageError(f"--{name} {value} is for causal language models, and --model {config.model} is masked.")
     if config.demonstrations and task.template_for is not None:
         raise UsageError(f"--demonstrations {config.demonstrations}: rows of task {task.name!r} are conversations.")
-    if config.baseline == "linear_probe" and not isinstance(task, ClassificationTask):
-        raise UsageError(
-            f"--baseline linear_probe: task {task.name!r} has no label words that all rows share; use head_tuning."
-        )
     if config.baseline == "head_tuning" and choice.metric is not None:
         raise UsageError(
             f"--baseline head_tuning: --objective {choice.name} has no gradient; use classification or lm."
@@ -180,6 +181,13 @@ def _check_calibration(config: EvaluateConfig, data: TaskData) -> None:
             data.task.calibration(data.evaluation[0].row, data.task.template(config.template))
         except UsageError as error:
             raise UsageError(f"--calibration {config.calibration}: {error}") from None
+
+
+def _has_fixed_words(data: TaskData) -> bool:
+    """Whether every row has the same candidates."""
+    task = data.task
+    rows = (*data.train, *data.evaluation)
+    return isinstance(task, AbstractCandidateTask) and len({task.candidates(row.row) for row in rows}) == 1
 
 
 def _load(config: EvaluateConfig, name: str, kind: ModelKind) -> tuple[Any, PreTrainedTokenizerBase]:
