@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -353,7 +352,7 @@ class Optimizer(torch.optim.Optimizer):
             if change.scale != 1.0 or not change.step.is_zero:
                 parts.space.add(
                     trainable,
-                    replace(change.step, mask=estimate.mask),
+                    change.step.masked(estimate.mask),
                     out=trainable.parameter,
                     base=trainable.parameter,
                     seed=self.seed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -122,7 +122,7 @@ class _Displacement(abc.ABC):
         directions = self._directions
         directions.parts.space.add(
             trainable,
-            replace(self._vector(self._members[trainable]), mask=mask),
+            self._vector(self._members[trainable]).masked(mask),
             out=out,
             base=base,
             seed=directions.seed,
@@ -146,10 +146,10 @@ class _Shift(_Displacement):
         super().__init__(directions, block, shifts[0][0])
 
     def _vector(self, member: Member) -> Combination:
-        vector = Combination()
-        for key, coef in self._shifts:
-            vector += self._directions.draw(member, key).vector.scaled(coef * member.std)
-        return vector
+        first, *others = (
+            self._directions.draw(member, key).vector.scaled(coef * member.std) for key, coef in self._shifts
+        )
+        return sum(others, start=first)
 
 
 class _Descent(_Displacement):

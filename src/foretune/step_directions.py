@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
@@ -79,10 +79,9 @@ class StepDirections:
         """Return what the direction drew for one tensor, and the gradient estimate in coordinates."""
         factor = member.scale * member.std * self.parts.space.estimate_scale(member.trainable)
         draws = tuple(self.draw(member, query.key) for query in queries)
-        estimate = Combination()
-        for draw, query in zip(draws, queries, strict=True):
-            estimate += draw.vector.scaled(query.weight * factor)
-        return draws, replace(estimate, mask=self.mask(member))
+        first, *others = (draw.vector.scaled(query.weight * factor) for draw, query in zip(draws, queries, strict=True))
+        estimate = sum(others, start=first)
+        return draws, estimate.masked(self.mask(member))
 
     def lifted_estimate(self, member: Member, queries: Sequence[Query]) -> Tensor:
         """Return the gradient estimate itself, of the tensor's shape, float32 (float64 for float64 weights)."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 import torch
@@ -92,6 +92,10 @@ class Combination:
             mask=self.mask,
         )
 
+    def masked(self, mask: Mask | None) -> Combination:
+        """Return the vector with this mask in place of its own."""
+        return self if mask is self.mask else Combination(self.noise, self.dense, self.products, mask)
+
     def __add__(self, other: Combination) -> Combination:
         if self.dense is not None and other.dense is not None:
             (a, x), (b, y) = self.dense, other.dense
@@ -125,7 +129,7 @@ class Combination:
                 out, base, scale=scale, noise=self.noise, dense=self.dense, rounding=rounding, rows=rows, mask=self.mask
             )
         elif self.noise or self.dense is not None or self.mask is not None:
-            dense = (1.0, replace(self, mask=None).materialize(base.shape, base))
+            dense = (1.0, self.masked(None).materialize(base.shape, base))
             noise.add(out, base, scale=scale, dense=dense, rounding=rounding, rows=rows, mask=self.mask)
         else:
             left, right = noise.low_rank_factors(self.products, base)
