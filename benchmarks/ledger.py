@@ -55,6 +55,7 @@ class Ledger:
 
     def __init__(self, *, shape: str, dtype: str) -> None:
         self.rows: list[Row] = []
+        self.shape = shape
         self.dtype = dtype
         self._common = {
             "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),

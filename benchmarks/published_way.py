@@ -53,6 +53,7 @@ def collate(rows: Sequence[EncodedExample]) -> PublishedBatch:
 def loss(model: nn.Module, batch: PublishedBatch) -> Tensor:
     """Return the cross entropy over the candidates' mean log-probabilities, a scalar."""
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    logits = logits[:, -batch["input_ids"].shape[1] :]  # a prompt's own positions come first
     logprobs = torch.log_softmax(logits[:, :-1], dim=-1)
     of_tokens = logprobs.gather(2, batch["input_ids"][:, 1:, None]).squeeze(2)
     option_mask = batch["option_mask"]

@@ -31,6 +31,7 @@ from workload import (
     make_rows,
 )
 
+from foretune.adapters import make_tuning
 from foretune.methods import make_method
 from foretune.objectives import ClassificationObjective, find_tied_head
 from foretune.optimizer import Optimizer
@@ -40,6 +41,7 @@ FLOOR = "two forwards"
 PUBLISHED = "published"
 PARTS = ("forward", "noise write", "update", "overhead")
 LR = 1e-7
+TUNINGS = ("full", "lora", "prefix", "prompt")
 BUSY = 1.3
 """Where the floor itself varies by more than this factor, the machine does something else as well."""
 
@@ -160,7 +162,8 @@ def measure_noise(ledger: Ledger, **sizes: int) -> None:
 def print_steps(console: Console, ledger: Ledger, lengths: Sequence[int]) -> None:
     """Print times, parts and ratios for one batch."""
     tokens = describe_lengths(lengths)
-    table = Table(title=f"One step: batch {len(lengths)}, {tokens} tokens (medians; 20-80 % in brackets)")
+    title = f"One step: {ledger.shape}, batch {len(lengths)}, {tokens} tokens (medians; 20-80 % in brackets)"
+    table = Table(title=title)
     for heading in (
         "",
         "step, s",
@@ -218,6 +221,7 @@ def parse(arguments: Sequence[str] | None = None) -> Namespace:
     parser = ArgumentParser(description="Time and memory of whole steps.")
     parser.add_argument("--shape", choices=[name for name in SHAPES if name != "tiny"], default="opt-125m")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16", "float64"], default="float32")
+    parser.add_argument("--tuning", nargs="+", choices=TUNINGS, default=["full"], help="what is trained, one by one")
     parser.add_argument("--repeats", type=int, default=7, help="rounds that are counted")
     parser.add_argument("--methods", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="METHOD/ENGINE")
     parser.add_argument("--output", type=Path, default=RESULTS, help="CSV file to append to")
@@ -235,18 +239,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     shape, dtype = SHAPES[options.shape], getattr(torch, options.dtype)
     console = Console(width=150)
-    ledger = Ledger(shape=shape.name, dtype=options.dtype)
-    model = build_model(shape, dtype)
     contestants = [CONTESTANTS[label] for label in options.methods]
-    for lengths in (EQUAL_LENGTHS, MIXED_LENGTHS):
-        measure_steps(ledger, model, shape, lengths, contestants, options.repeats)
-        print_steps(console, ledger, lengths)
-    if memory.is_supported() and not options.quick:
-        measure_memory(ledger, shape, options.dtype)
-    measure_noise(ledger, **({"elements": 1 << 16, "rounds": 2} if options.quick else {"rounds": options.repeats}))
-    print_rest(console, ledger)
-    ledger.append_to(options.output)
-    console.print(f"{len(ledger.rows)} rows appended to {options.output}.")
+    noise_sizes = {"elements": 1 << 16, "rounds": 2} if options.quick else {"rounds": options.repeats}
+    for tuning in options.tuning:
+        ledger = Ledger(shape=shape.name if tuning == "full" else f"{shape.name} {tuning}", dtype=options.dtype)
+        model = make_tuning({"name": tuning}).attach(build_model(shape, dtype), seed=0).eval()
+        for lengths in (EQUAL_LENGTHS, MIXED_LENGTHS):
+            measure_steps(ledger, model, shape, lengths, contestants, options.repeats)
+            print_steps(console, ledger, lengths)
+        if tuning == "full":
+            if memory.is_supported() and not options.quick:
+                measure_memory(ledger, shape, options.dtype)
+            measure_noise(ledger, **noise_sizes)
+            print_rest(console, ledger)
+        ledger.append_to(options.output)
+        console.print(f"{len(ledger.rows)} rows appended to {options.output}.")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,21 @@ def test_quick_run_measures_everything_but_memory(tmp_path, capsys):
     assert f"{len(rows)} rows appended" in printed
 
 
+def test_adapters_are_measured_against_their_own_floor(tmp_path):
+    import run
+
+    output = tmp_path / "step.csv"
+    tunings = ("lora", "prefix", "prompt")
+    run.main(["--quick", "--tuning", *tunings, "--methods", "mezo/layerwise", "--output", str(output)])
+    rows = read(output)
+    assert {row["shape"] for row in rows} == {f"tiny {tuning}" for tuning in tunings}
+    for what in ("ratio to floor", "speed-up over published"):
+        found = [row for row in rows if (row["method"], row["what"]) == ("mezo/layerwise", what)]
+        assert [(row["shape"], row["tokens"]) for row in found] == [
+            (f"tiny {tuning}", tokens) for tuning in tunings for tokens in ("48", "9-58")
+        ]
+
+
 @pytest.mark.parametrize("arguments", [["--repeats", "0"], ["--methods", "adam"], ["--shape", "gpt"]])
 def test_wrong_options_are_refused(arguments, capsys):
     import run
