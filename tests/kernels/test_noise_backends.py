@@ -6,53 +6,10 @@ import os
 import pytest
 import torch
 
-from foretune.noise import (
-    LaneMask,
-    Law,
-    MagnitudeMask,
-    Noise,
-    Purpose,
-    Window,
-    add,
-    add_low_rank,
-    fill,
-    mix,
-    stream_id,
-    use_backend,
-)
+from foretune.noise import Law, add, add_low_rank, fill, use_backend
+from noise_calls import BITS, DTYPES, ROUNDING, address, any_values, assert_as_reference, half_patterns, random_add
 
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 LARGE = 300_007  # elements: enough for several threads, and odd
-
-
-def address(number, law=Law.GAUSSIAN):
-    return Noise(mix(7, number), stream_id("layer.weight"), Purpose(number % 9), law)
-
-
-ROUNDING = address(5)
-
-
-def on_both(call):
-    """Return what `call` writes under each backend, as integers with every nan made the same."""
-    results = []
-    for name in ("reference", "numba"):
-        with use_backend(name):
-            out = call()
-        bits = out.contiguous().view(BITS[out.element_size()])
-        results.append(torch.where(out.isnan(), -1, bits))
-    return results
-
-
-def any_values(shape, dtype, seed):
-    """Numbers of every size: normal, subnormal, huge, zeros of both signs, infinities."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(shape, generator=generator, dtype=torch.float64)
-    x = x * torch.exp(8 * torch.randn(shape, generator=generator, dtype=torch.float64))
-    x.view(-1)[::11] = 0.0
-    x.view(-1)[5::97] = -0.0
-    x.view(-1)[7::101] = float("inf")
-    return x.to(dtype)
 
 
 @pytest.fixture
@@ -66,43 +23,13 @@ def threads():
 @pytest.mark.parametrize("law", list(Law))
 @pytest.mark.parametrize("count", [1, 7, 8, 127, 129, 1023, 1024, 1025, LARGE])
 def test_fill(dtype, law, count):
-    expected, found = on_both(lambda: fill(torch.full((count,), float("nan"), dtype=dtype), address(1, law)))
-    assert torch.equal(expected, found)
+    assert_as_reference("numba", lambda: fill(torch.full((count,), float("nan"), dtype=dtype), address(1, law)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("seed", range(12))
 def test_add_over_random_shapes_and_options(dtype, seed):
-    generator = torch.Generator().manual_seed(seed)
-
-    def integer(low, high):
-        return int(torch.randint(low, high, (), generator=generator))
-
-    rows, columns = integer(1, 60), integer(1, 1500)
-    base = any_values((rows, columns), dtype, seed)
-    compute = torch.float64 if dtype == torch.float64 else torch.float32
-    scales = [1.0, 0.75, -1e-3]
-    terms = [(10.0 ** integer(-6, 2), address(integer(0, 99), Law(integer(0, 2)))) for _ in range(integer(0, 4))]
-    options = {
-        "scale": scales[integer(0, 3)],
-        "noise": terms,
-        "rounding": ROUNDING,
-        "dense": (0.1, torch.randn(rows, columns, generator=generator, dtype=compute)) if integer(0, 2) else None,
-        "rows": torch.randperm(rows, generator=generator)[: integer(1, rows + 1)] if integer(0, 2) else None,
-        "window": Window(integer(0, 2**31), integer(0, 50), 2000) if integer(0, 2) else None,
-        "mask": [None, LaneMask(address(3), integer(0, 30_000), integer(30_000, 65_537)), MagnitudeMask(0.5)][
-            integer(0, 3)
-        ],
-    }
-    in_place = bool(integer(0, 2))
-
-    def call():
-        out = base.clone() if in_place else torch.full_like(base, float("nan"))
-        add(out, out if in_place else base, **options)
-        return out
-
-    expected, found = on_both(call)
-    assert torch.equal(expected, found)
+    assert_as_reference("numba", random_add(dtype, seed, 60, 1500))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -120,14 +47,13 @@ def test_add_low_rank(dtype, rank):
             add_low_rank(out, base, left, right, scale=0.5, rounding=ROUNDING, rows=rows)
             return out
 
-        expected, found = on_both(call)
-        assert torch.equal(expected, found)
+        assert_as_reference("numba", call)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_every_half_pattern_is_read_and_rounded_alike(dtype):
     """All 65,536 patterns, pushed off their grid by steps from far below to far above their own size."""
-    base = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    base = half_patterns(dtype)
     for coefficient in (1e-9, 1e-6, 1e-3, 1.0, 3e4, 3e38):
 
         def call(coefficient=coefficient):
@@ -135,8 +61,7 @@ def test_every_half_pattern_is_read_and_rounded_alike(dtype):
             add(out, base, noise=[(coefficient, address(2))], rounding=ROUNDING)
             return out
 
-        expected, found = on_both(call)
-        assert torch.equal(expected, found)
+        assert_as_reference("numba", call)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

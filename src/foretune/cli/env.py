@@ -30,7 +30,7 @@ def run(arguments: Sequence[str]) -> None:
         ("platform", platform.platform()),
         ("CPU threads", str(torch.get_num_threads())),
         ("CUDA devices", ", ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))) or "none"),
-        ("noise", f"version {noise.VERSION}; numba on CPUs, reference elsewhere"),
+        ("noise", f"version {noise.VERSION}; numba on CPUs, triton on CUDA where installed, reference elsewhere"),
     ]
     print_table("Environment", ("what", "value"), rows)
 

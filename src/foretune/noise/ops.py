@@ -1,7 +1,7 @@
 """The noise as the rest of the package uses it: argument checks, and the choice of a backend.
 
-Backends give the same bits, so the choice is about speed alone: Numba for CPU tensors, the PyTorch reference
-elsewhere.
+Backends give the same bits, so the choice is about speed alone: Numba for CPU tensors, Triton for CUDA tensors
+where it is installed, the PyTorch reference elsewhere.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import ctypes
 import functools
 import importlib
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 
@@ -25,13 +26,17 @@ from foretune.noise.mask import LaneMask, Mask, RowMask
 
 _HALF = (torch.float16, torch.bfloat16)
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_BACKENDS = {"reference": "foretune.noise.reference", "numba": "foretune.noise.cpu_numba"}
+_BACKENDS = {
+    "reference": "foretune.noise.reference",
+    "numba": "foretune.noise.cpu_numba",
+    "triton": "foretune.noise.gpu_triton",
+}
 _forced: str | None = None
 
 
 @contextlib.contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Force the backend "reference" or "numba" within a ``with`` block (for tests and measurements)."""
+    """Force the backend "reference", "numba" or "triton" within a ``with`` block (for tests and measurements)."""
     global _forced
     if name not in _BACKENDS:
         raise UsageError(f"Unknown noise backend {name!r}. Available: {', '.join(_BACKENDS)}.")
@@ -214,12 +219,31 @@ def low_rank_factors(products: Sequence[tuple[float, LowRankNoise]], like: Tenso
 
 
 def _backend(tensor: Tensor) -> ModuleType:
-    return _load(_forced or ("numba" if tensor.device.type == "cpu" else "reference"))
+    return _load(_forced or _fastest(tensor.device.type))
+
+
+@functools.cache
+def _fastest(device_type: str) -> str:
+    """Return the backend for a kind of device; warn, once, where the fast one is missing."""
+    if device_type == "cpu":
+        return "numba"
+    if device_type != "cuda":
+        return "reference"
+    try:
+        importlib.import_module("triton")
+    except ImportError as error:
+        warnings.warn(
+            f"Triton cannot be imported ({error}): noise on CUDA tensors comes from the PyTorch reference, which gives "
+            "the same bits but is slow. Install Triton with `pip install foretune[gpu]`.",
+            stacklevel=3,
+        )
+        return "reference"
+    return "triton"
 
 
 @functools.cache
 def _load(name: str) -> ModuleType:
-    """Import a backend on first use: importing foretune must not import Numba."""
+    """Import a backend on first use: importing foretune must not import Numba or Triton."""
     return importlib.import_module(_BACKENDS[name])
 
 
@@ -302,7 +326,7 @@ def _check_rows(rows: Tensor | None, num_rows: int, out: Tensor) -> None:
             f"rows must be int64 of shape (R,) on {out.device}; "
             f"found {rows.dtype} of shape {tuple(rows.shape)} on {rows.device}."
         )
-    # On an accelerator the indexing itself is checked; reading the extremes here would wait for the device.
+    # On an accelerator the indexing itself is checked, there; reading the extremes here would wait for the device.
     if rows.numel() and rows.device.type == "cpu":
         low, high = (int(extreme) for extreme in rows.aminmax())
         if low < 0 or high >= num_rows:

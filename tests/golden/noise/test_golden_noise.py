@@ -9,6 +9,7 @@ import torch
 
 from foretune import noise
 from foretune.noise import Law, Noise, Purpose, add, add_low_rank, fill, lanes, mix, stream_id, use_backend
+from noise_calls import INTERPRETED
 
 GOLDEN = json.loads(Path(__file__).with_name("noise_v1.json").read_text())
 DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float32, torch.float64, torch.bfloat16, torch.float16)}
@@ -17,7 +18,7 @@ STREAM = stream_id("model.decoder.layers.0.self_attn.q_proj.weight")
 ROUNDING = Noise(mix(42, 3), STREAM, Purpose.PERTURBATION_ROUNDING)
 
 
-@pytest.fixture(params=["reference", "numba"], autouse=True)
+@pytest.fixture(params=["reference", "numba", *(["triton"] if INTERPRETED else [])], autouse=True)
 def backend(request):
     with use_backend(request.param):
         yield

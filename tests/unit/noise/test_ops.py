@@ -1,6 +1,9 @@
 """`add`, `add_low_rank` and `fill` against their formulas, on every backend and dtype."""
 
+import functools
 import math
+import sys
+from types import ModuleType
 
 import pytest
 import torch
@@ -22,10 +25,12 @@ from foretune.noise import (
     lanes,
     low_rank_factors,
     mix,
+    ops,
     stream_id,
     use_backend,
 )
 from foretune.noise.reference import values
+from noise_calls import INTERPRETED
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 HALF = [torch.bfloat16, torch.float16]
@@ -36,7 +41,7 @@ ROUNDING = Noise(mix(0, 1), STREAM, Purpose.PERTURBATION_ROUNDING)
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-@pytest.fixture(params=["reference", "numba"], autouse=True)
+@pytest.fixture(params=["reference", "numba", *(["triton"] if INTERPRETED else [])], autouse=True)
 def backend(request):
     with use_backend(request.param):
         yield request.param
@@ -282,6 +287,22 @@ def test_bad_low_rank_arguments_are_named():
         add_low_rank(base, base, left.double(), right)
     with pytest.raises(UsageError, match="rows must lie"):
         add_low_rank(base, base, left, right, rows=torch.tensor([4]))
+
+
+def test_each_kind_of_device_has_its_backend(monkeypatch):
+    """No GPU is needed to ask."""
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "triton", ModuleType("triton"))
+        patch.setattr(ops, "_fastest", functools.cache(ops._fastest.__wrapped__))
+        assert [ops._fastest(kind) for kind in ("cpu", "cuda", "mps")] == ["numba", "triton", "reference"]
+
+
+def test_cuda_tensors_without_triton_are_served_slowly_and_one_warning_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", None)  # importing it fails
+    monkeypatch.setattr(ops, "_fastest", functools.cache(ops._fastest.__wrapped__))
+    with pytest.warns(UserWarning, match=r"Triton cannot be imported .*`pip install foretune\[gpu\]") as caught:
+        assert [ops._fastest("cuda"), ops._fastest("cuda")] == ["reference", "reference"]
+    assert len(caught) == 1
 
 
 def test_an_unknown_backend_is_refused():
