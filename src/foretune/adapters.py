@@ -206,7 +206,6 @@ class PromptTuning(AbstractTuning):
         with torch.no_grad(), _one_thread():
             tokens = _random_tokens(model, self.num_virtual_tokens, seed)
             embeddings = model.get_input_embeddings()(tokens)[0].float()
-            std = float(embeddings.std())
         config = PromptTuningConfig(
             task_type="CAUSAL_LM",
             num_virtual_tokens=self.num_virtual_tokens,
@@ -219,7 +218,8 @@ class PromptTuning(AbstractTuning):
         if self.init == "real":
             _virtual_tokens(adapted).data.copy_(embeddings)
         else:
-            _fill_gaussian(adapted, seed, std=std)
+            with _one_thread():
+                _fill_gaussian(adapted, seed, std=float(embeddings.std()))
         return adapted
 
 

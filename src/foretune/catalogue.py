@@ -129,7 +129,11 @@ def _passes(recipe: AbstractRecipe) -> tuple[int, int]:
 
 def num_state_bytes(name: str, trainables: Sequence[Trainable]) -> int:
     """Return the bytes of optimizer state that a method or baseline keeps for these tensors, a hybrid at most."""
-    recipe = _typical(name)
+    return recipe_state_bytes(_typical(name), trainables)
+
+
+def recipe_state_bytes(recipe: AbstractRecipe, trainables: Sequence[Trainable]) -> int:
+    """Return the same for a method or baseline with its settings."""
     if isinstance(recipe, HybridRecipe):
         recipe = recipe.fo
     if isinstance(recipe, AbstractFirstOrder):

@@ -365,6 +365,7 @@ class Optimizer(torch.optim.Optimizer):
                 advance()
             state.num_updates += 1
             state.epoch = directions.epoch
+            del draws, estimate, change, advance  # their tensors, before those of the next member are made
 
     @property
     def _directions(self) -> StepDirections:

@@ -22,12 +22,12 @@ def _fails(words, capsys, *parts, code=2):
 @pytest.fixture(autouse=True)
 def _no_model_is_loaded(request, monkeypatch):
     """Every one of these mistakes is found before a model is loaded."""
-    from foretune.runs import train
+    from foretune.runs import sources
 
     def refuse(*args, **kwargs):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(train, "load_model", refuse)
+    monkeypatch.setattr(sources, "load_model", refuse)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from foretune.cli.main import main
 from foretune.cli.train import parse
 from foretune.methods import make_method
 from foretune.methods.mezo import MeZOMethod
+from foretune.runs import sources
 from foretune.runs import train as train_module
 
 SCHEMES = ["lora", "prefix", "prompt"]
@@ -208,7 +209,7 @@ def test_yaml_names_a_scheme_or_its_settings(tmp_path):
     ],
 )
 def test_bad_options_are_named_before_a_model_is_loaded(train_words, capsys, monkeypatch, words, parts):
-    monkeypatch.setattr(train_module, "load_model", None)
+    monkeypatch.setattr(sources, "load_model", None)
     if "--method" in words:
         monkeypatch.setattr(MeZOMethod, "schemes", ("full", "lora"))
     assert main([*train_words, *words.split()]) == 2

@@ -22,7 +22,9 @@ FLOAT32_RESOLUTION = 2.0**-24
 def quiet_libraries() -> None:
     """Switch off the progress bars and chatter of transformers and datasets."""
     import datasets
+    from huggingface_hub.utils import logging as hub_logging
 
+    hub_logging.set_verbosity_error()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     datasets.disable_progress_bars()
@@ -111,12 +113,13 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 def print_results(results: dict[str, Any], output: str | None) -> None:
     """Print the closing table of a training run."""
     metrics, chosen = results["metrics"], results["final_model"]
-    figures = {
-        "zero-shot": metrics["zero_shot"],
-        f"tuned (step {chosen['step']}, {chosen['selected_by']})": metrics["final"],
-    }
-    title = f"{results['task']}, {results['method']}, {results['num_rows']['eval']} test rows"
-    _print_figures(title, metrics["majority"], figures)
+    if chosen is not None:
+        figures = {
+            "zero-shot": metrics["zero_shot"],
+            f"tuned (step {chosen['step']}, {chosen['selected_by']})": metrics["final"],
+        }
+        title = f"{results['task']}, {results['method']}, {results['num_rows']['eval']} test rows"
+        _print_figures(title, metrics["majority"], figures)
     per_step = results["seconds_per_step"]
     speed = f"{per_step:.3f} s per step, " if per_step else ""
     print(f"{speed}peak memory {results['peak_memory_bytes'] / 2**20:.0f} MiB, engine {results['engine']}, in {output}")

@@ -17,6 +17,8 @@ COMMANDS = {
     "replay": "Rebuild a run's model from its journal, without data.",
     "tasks": "List the tasks, or show an example of one as a model reads it.",
     "data": "Download the rows of tasks once, for machines without a network.",
+    "estimate": "Predict the memory of a run before anything is loaded.",
+    "bench": "Measure memory and time of methods on random tokens.",
     "methods": "List the methods, or show one with its options.",
     "demo": "See it work: a tiny model, made and tuned on the spot.",
     "env": "Show versions, devices and noise backends.",

@@ -94,7 +94,8 @@ class Options:
             if option.name == positional:
                 self.parser.add_argument(positional, type=str, help=option.metadata["help"])
             elif "help" in option.metadata:
-                self.add(option.name, hints[option.name], option.default, option.metadata["help"])
+                made = option.default_factory() if option.default is dataclasses.MISSING else option.default  # type: ignore[misc]
+                self.add(option.name, hints[option.name], made, option.metadata["help"])
 
     def add(self, name: str, hint: Any, default: Any, help_text: str) -> None:
         """Add one option; a dotted name becomes a nested key.

@@ -78,6 +78,11 @@ class Layerwise(AbstractEngine):
         """Memory that the engine keeps for perturbed copies."""
         return self._scratch.num_bytes
 
+    @property
+    def scratch_buffers(self) -> list[Tensor]:
+        """The memory of perturbed copies, a buffer a device."""
+        return self._scratch.buffers
+
     def open_parameters(self) -> list[nn.Parameter]:
         """The parameters that are substituted right now."""
         return [parameter for frame in self._frames for parameter, _ in frame.opened]

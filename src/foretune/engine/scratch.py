@@ -9,6 +9,11 @@ _ALIGNMENT = 64
 """Bytes: a cache line, and enough for every dtype and vector load."""
 
 
+def aligned(num_bytes: int) -> int:
+    """Return the bytes that a tensor of this size takes from a stack."""
+    return -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
+
+
 class ScratchStack:
     """Hands out uninitialised tensors, last in first out.
 
@@ -24,6 +29,11 @@ class ScratchStack:
     def num_bytes(self) -> int:
         """Memory that is kept between uses."""
         return sum(arena.buffer.numel() for arena in self._arenas.values())
+
+    @property
+    def buffers(self) -> list[Tensor]:
+        """The memory that is kept, a buffer a device."""
+        return [arena.buffer for arena in self._arenas.values()]
 
     def push(self, like: Tensor) -> Tensor:
         """Return a contiguous tensor of the shape, dtype and device of `like`."""
@@ -68,7 +78,7 @@ class _Arena:
             self.stops.append(known[1])
             return known[0]
         num_bytes = like.numel() * like.element_size()
-        stop = start + -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
+        stop = start + aligned(num_bytes)
         self._high_water = max(self._high_water, stop)
         self.stops.append(stop)
         # made outside inference mode, so that every kind of evaluation may write to it

@@ -16,7 +16,10 @@ LRScheduler = Literal["constant", "constant_with_warmup", "linear", "cosine"]
 Engine = Literal["auto", "layerwise", "in_place"]
 Calibration = Literal["none", "sfc", "icl_sfc"]
 Baseline = Literal["linear_probe", "head_tuning"]
+ProbedObjective = Literal["lm", "classification"]
 
+SYNTHETIC = "synthetic"
+"""The task whose rows are random tokens."""
 _NOT_SYNTHETIC = (
     *("data", "eval_data", "data_config", "prompt", "label_words", "candidates", "label_field", "completion"),
     *("messages", "metric", "max_new_tokens", "data_dir", "template", "objective", "shots", "num_eval"),
@@ -27,6 +30,10 @@ _NOT_SYNTHETIC = (
 
 def _option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
+
+
+def _list(default: list[Any], text: str) -> Any:
+    return field(default_factory=lambda: list(default), metadata={"help": text})
 
 
 @dataclass(kw_only=True)
@@ -144,8 +151,8 @@ class EvaluateConfig(ModelConfig):
 
 
 @dataclass(kw_only=True)
-class TrainConfig(ModelConfig):
-    """`foretune train`: tune a model on a task and evaluate it before and after."""
+class RecipeConfig:
+    """A method with its settings and changed parts, and what it tunes."""
 
     method: dict[str, Any] = field(default_factory=lambda: {"name": "mezo"})
     tuning: dict[str, Any] = field(default_factory=lambda: {"name": "full"})
@@ -153,29 +160,10 @@ class TrainConfig(ModelConfig):
     direction: dict[str, Any] | None = None
     update: dict[str, Any] | None = None
     schedule: dict[str, Any] | None = None
-    steps: int = _option(20_000, "Optimizer steps.")
     lr: float | None = _option(None, "Learning rate; default: the method's.")
     zo_eps: float | None = _option(None, "Perturbation scale; default: the method's.")
     num_directions: int | None = _option(None, "Directions per step; default: the method's.")
-    batch_size: int = _option(16, "Rows per step and micro-batch.")
-    gradient_accumulation_steps: int = _option(1, "Micro-batches per step.")
-    lr_scheduler: LRScheduler = _option("constant", "Learning-rate schedule.")
-    warmup_steps: int = _option(0, "Steps of linear warm-up.")
-    seed: int = _option(0, "Run seed: directions and the order of rows.")
     engine: Engine = _option("auto", "How perturbed losses are evaluated.")
-
-    sequence_length: int | None = _option(None, "Tokens of a row of --task synthetic; default: 256.")
-    num_train: int | None = _option(None, "Training rows; default: the task's.")
-    num_dev: int | None = _option(None, "Dev rows, cut from the training split; default: the task's.")
-    eval_steps: int | None = _option(None, "Steps between dev evaluations and checkpoints; default: steps / 5.")
-    log_steps: int = _option(10, "Steps between lines of the log.")
-    diagnostics: int | None = _option(
-        None, "Steps between lines about weights and estimate against the true gradient; default: none."
-    )
-
-    config: str | None = None  # the file these settings were read from; only the command line uses it
-    output: str = _option("", "Folder of the run.")
-    resume: bool = _option(False, "Go on with the run in the output folder; start it where nothing was saved.")
 
     @property
     def method_options(self) -> dict[str, Any]:
@@ -190,6 +178,31 @@ class TrainConfig(ModelConfig):
             if change:
                 own[axis] = change
         return own
+
+
+@dataclass(kw_only=True)
+class TrainConfig(RecipeConfig, ModelConfig):
+    """`foretune train`: tune a model on a task and evaluate it before and after."""
+
+    steps: int = _option(20_000, "Optimizer steps.")
+    batch_size: int = _option(16, "Rows per step and micro-batch.")
+    gradient_accumulation_steps: int = _option(1, "Micro-batches per step.")
+    lr_scheduler: LRScheduler = _option("constant", "Learning-rate schedule.")
+    warmup_steps: int = _option(0, "Steps of linear warm-up.")
+    seed: int = _option(0, "Run seed: directions and the order of rows.")
+
+    sequence_length: int | None = _option(None, "Tokens of a row of --task synthetic; default: 256.")
+    num_train: int | None = _option(None, "Training rows; default: the task's.")
+    num_dev: int | None = _option(None, "Dev rows, cut from the training split; default: the task's.")
+    eval_steps: int | None = _option(None, "Steps between dev evaluations and checkpoints; default: steps / 5.")
+    log_steps: int = _option(10, "Steps between lines of the log.")
+    diagnostics: int | None = _option(
+        None, "Steps between lines about weights and estimate against the true gradient; default: none."
+    )
+
+    config: str | None = None  # the file these settings were read from; only the command line uses it
+    output: str = _option("", "Folder of the run.")
+    resume: bool = _option(False, "Go on with the run in the output folder; start it where nothing was saved.")
 
     @property
     def resolved_sequence_length(self) -> int:
@@ -220,7 +233,7 @@ class TrainConfig(ModelConfig):
 
     def _check_synthetic(self) -> None:
         """Refuse what rows of random tokens have no use for, and their length where they are not used."""
-        if self.task != "synthetic":
+        if self.task != SYNTHETIC:
             if self.sequence_length is not None:
                 raise UsageError(f"--sequence-length {self.sequence_length} has no effect without --task synthetic.")
             return
@@ -232,6 +245,60 @@ class TrainConfig(ModelConfig):
                 )
         if self.resume:
             raise UsageError("--resume: a run with --task synthetic keeps no checkpoints. Choose another --output.")
+
+
+@dataclass(kw_only=True)
+class EstimateConfig(RecipeConfig):
+    """`foretune estimate`: the memory of a run, before anything is loaded."""
+
+    model: str = _option("", "Model: a shape such as opt-13b, a local folder, or a hub id; its weights are not read.")
+    revision: str | None = _option(None, "Revision of a hub model.")
+    trust_remote_code: bool = _option(False, "Run modelling code that the model's repository ships.")
+    batch_size: int = _option(16, "Rows per step and micro-batch.")
+    sequence_length: int = _option(256, "Tokens of a row.")
+    objective: ProbedObjective = _option("lm", "lm: the loss of all tokens; classification: of two words behind a row.")
+    dtype: DType = _option("auto", "Weights' dtype; auto: float32 on a CPU, the checkpoint's on a GPU.")
+    device: Device = _option("auto", "Where the run will be: cpu, cuda, or auto for what this machine has.")
+
+    def check(self) -> None:
+        """Refuse a missing model and sizes out of range.
+
+        Raises:
+            UsageError: naming the option, the value and what would be right.
+        """
+        if not self.model:
+            raise UsageError("--model is missing: give a shape such as opt-13b, a local folder, or a hub id.")
+        _at_least(self, "batch_size", 1)
+        _at_least(self, "sequence_length", 2)
+
+
+@dataclass(kw_only=True)
+class MemoryBenchConfig:
+    """`foretune bench memory`: peak memory and time a step, measured."""
+
+    model: list[str] = _list(["mini"], "Shapes, such as opt-125m opt-13b, local folders or hub ids; random weights.")
+    methods: list[str] = _list(["mezo", "lozo", "zo_adam", "sgd", "adam"], "Methods and first-order baselines.")
+    tunings: list[str] = _list(["full", "lora"], "What is tuned: full, lora, prefix, prompt.")
+    lengths: list[int] = _list([128], "Tokens of a row.")
+    batch_size: int = _option(16, "Rows per step.")
+    objective: ProbedObjective = _option("lm", "lm: the loss of all tokens; classification: of two words behind a row.")
+    dtype: DType = _option("auto", "Weights' dtype; auto: float32 on a CPU, the checkpoint's on a GPU.")
+    device: Device = _option("auto", "Where to run; auto: a GPU if there is one.")
+    engine: Engine = _option("layerwise", "How perturbed losses are evaluated.")
+    steps: int = _option(3, "Steps that are timed.")
+    csv: str | None = _option(None, "File for the table; the rows are appended.")
+    plot: str | None = _option(None, "File for a plot of peak memory by length: .png, .svg or .pdf.")
+
+    def check(self) -> None:
+        """Refuse sizes out of range.
+
+        Raises:
+            UsageError: naming the option, the value and what would be right.
+        """
+        for name in ("batch_size", "steps"):
+            _at_least(self, name, 1)
+        if min(self.lengths) < 2:
+            raise UsageError(f"--lengths must be at least 2, got {min(self.lengths)}.")
 
 
 @dataclass(kw_only=True)

@@ -5,31 +5,19 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
-from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 
 from foretune.adapters import AbstractTuning, make_tuning
 from foretune.composition import AXES
-from foretune.data import TaskData
 from foretune.journal import check_header
 from foretune.methods import RECIPES, AbstractMethod, AbstractRecipe, make_recipe
-from foretune.objectives import check_window
 from foretune.runs.config import TrainConfig
 from foretune.runs.costs import StepClock, peak_memory_bytes
-from foretune.runs.loading import (
-    ModelKind,
-    load_config,
-    load_model,
-    load_tokenizer,
-    model_kind,
-    resolve_device,
-    resolve_dtype,
-)
 from foretune.runs.output import (
     CONFIG_NAME,
     FINAL_NAME,
@@ -39,16 +27,7 @@ from foretune.runs.output import (
     read_results,
     write_results,
 )
-from foretune.runs.protocol import (
-    PROTOCOLS,
-    AbstractProtocol,
-    ObjectiveChoice,
-    check_prompt,
-    choose_objective,
-    make_protocol,
-)
-from foretune.runs.rows import load_rows
-from foretune.runs.task import task_of
+from foretune.runs.sources import Loaded, make_source
 from foretune.runs.trainers import trainer_class, training_arguments
 from foretune.trainer import Diagnostics, ZOTrainer
 from foretune.trainer.arguments import RunArguments
@@ -94,14 +73,10 @@ def train(config: TrainConfig, callbacks: Sequence[TrainerCallback] = ()) -> dic
         expected = _resolve(config, recipe, tuning, config.dtype)
         check_header(results["config"], expected, ignore=(*_FREE_ON_RESUME, *undecided))
         return results
-    task = task_of(config)
-    kind = model_kind(load_config(config.model, revision=config.revision, trust_remote_code=config.trust_remote_code))
-    check_prompt(task, kind, config.template)
-    choice = choose_objective(task, config.objective, kind)
-    data = load_rows(config, task, kind, num_train=config.num_train, num_dev=config.num_dev)
-    arguments = training_arguments(config, recipe, selection=PROTOCOLS[kind].selection if data.dev else None)
+    source = make_source(config, tuning)
+    arguments = training_arguments(config, recipe, selection=source.selection, keeps_model=source.keeps_model)
     make_output(output)
-    loaded = _load(config, data, choice, kind, tuning)
+    loaded = source.load(tuning)
     resolved = _resolve(config, recipe, tuning, loaded.dtype)
     (output / CONFIG_NAME).write_text(yaml.safe_dump(resolved, sort_keys=False))
     trainer = _make_trainer(config, arguments, loaded, resolved, callbacks)
@@ -110,11 +85,12 @@ def train(config: TrainConfig, callbacks: Sequence[TrainerCallback] = ()) -> dic
     clock = StepClock(lambda step: trainer.repeats_step or bool(config.diagnostics and step % config.diagnostics == 0))
     trainer.add_callback(clock)
     trainer.train(resume_from_checkpoint=config.resume)
-    trainer.save_model(str(output / FINAL_NAME))
+    if source.keeps_model:
+        trainer.save_model(str(output / FINAL_NAME))
     results = {
-        "task": data.task.name,
-        "objective": choice.name,
-        "data": data.describe(),
+        "task": source.name,
+        "objective": source.objective,
+        "data": source.describe(),
         "method": recipe.describe()["name"],
         "tuning": tuning.name,
         "model": config.model,
@@ -124,9 +100,9 @@ def train(config: TrainConfig, callbacks: Sequence[TrainerCallback] = ()) -> dic
         "metrics": {
             "zero_shot": zero_shot,
             "final": loaded.score(loaded.test),
-            "majority": data.majority,
+            "majority": source.majority,
         },
-        "final_model": _selection(config, trainer, loaded),
+        "final_model": _selection(config, trainer, loaded) if source.keeps_model else None,
         "seconds_per_step": clock.seconds_per_step,
         "state_bytes": trainer.state_bytes,
         "peak_memory_bytes": peak_memory_bytes(arguments.device),
@@ -137,76 +113,10 @@ def train(config: TrainConfig, callbacks: Sequence[TrainerCallback] = ()) -> dic
     return results
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Loaded:
-    """A model and encoded rows.
-
-    Attributes:
-        model: What is tuned.
-        base: The model without its adapter; `model` itself under full tuning.
-    """
-
-    model: nn.Module
-    base: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    protocol: AbstractProtocol
-    rows: list[Any]
-    dev: list[Any]
-    test: list[Any]
-
-    @property
-    def dtype(self) -> str:
-        """The weights' dtype, as options spell it."""
-        return str(self.base.dtype).removeprefix("torch.")
-
-    def score(
-        self, rows: Sequence[Any], model: nn.Module | None = None, *, only_loss: bool = False
-    ) -> dict[str, float]:
-        """Evaluate a model, the tuned one by default, on these rows."""
-        return self.protocol.evaluate(model or self.model, rows, only_loss=only_loss).figures
-
-    def describe(self) -> dict[str, Any]:
-        """Return what results.json says of model and rows."""
-        return {
-            "num_trainable_parameters": sum(t.numel() for t in self.model.parameters() if t.requires_grad),
-            "dtype": self.dtype,
-            "num_rows": {"train": len(self.rows), "dev": len(self.dev), "eval": len(self.test)},
-        }
-
-
-def _load(
-    config: TrainConfig, data: TaskData, choice: ObjectiveChoice, kind: ModelKind, tuning: AbstractTuning
-) -> _Loaded:
-    """Load the model, attach what is tuned, encode the rows."""
-    device = resolve_device(config.device)
-    tokenizer = load_tokenizer(config.model, revision=config.revision, trust_remote_code=config.trust_remote_code)
-    base = load_model(
-        config.model,
-        dtype=resolve_dtype(config.dtype, device),
-        device=device,
-        kind=kind,
-        revision=config.revision,
-        trust_remote_code=config.trust_remote_code,
-    )
-    model = tuning.attach(base, seed=config.seed, revision=config.revision)
-    protocol = make_protocol(config, data.task, choice, kind, model, tokenizer)
-    rows, dev, test = (protocol.encode(part) for part in (data.train, data.dev, data.evaluation))
-    check_window(model, protocol.longest([*rows, *dev, *test]))
-    return _Loaded(
-        model=model,
-        base=base,
-        tokenizer=tokenizer,
-        protocol=protocol,
-        rows=rows,
-        dev=dev,
-        test=test,
-    )
-
-
 def _make_trainer(
     config: TrainConfig,
     arguments: RunArguments,
-    loaded: _Loaded,
+    loaded: Loaded,
     resolved: dict[str, Any],
     callbacks: Sequence[TrainerCallback],
 ) -> ZOTrainer | SnapshotTrainer:
@@ -234,7 +144,7 @@ def _make_trainer(
     return trainer
 
 
-def _selection(config: TrainConfig, trainer: ZOTrainer | SnapshotTrainer, loaded: _Loaded) -> dict[str, Any]:
+def _selection(config: TrainConfig, trainer: ZOTrainer | SnapshotTrainer, loaded: Loaded) -> dict[str, Any]:
     """Say which step's model is the final one, and why."""
     if not loaded.dev:
         return {"step": config.steps, "selected_by": "last step (no dev rows)"}

@@ -29,7 +29,7 @@ _TRAINERS: dict[type[RunArguments], type[ZOTrainer] | type[SnapshotTrainer]] = {
 
 
 def training_arguments(
-    config: TrainConfig, recipe: AbstractRecipe, *, selection: tuple[str, bool] | None
+    config: TrainConfig, recipe: AbstractRecipe, *, selection: tuple[str, bool] | None, keeps_model: bool = True
 ) -> RunArguments:
     """Return the arguments of a run; their class decides about the trainer.
 
@@ -37,6 +37,7 @@ def training_arguments(
         config: The run.
         recipe: Its method.
         selection: The dev figure that chooses the final model and whether larger is better; None without dev rows.
+        keeps_model: Whether checkpoints are written.
     Raises:
         UsageError: an option that the recipe has no use for.
     """
@@ -56,7 +57,7 @@ def training_arguments(
         "logging_steps": config.log_steps,
         "eval_strategy": "steps" if selection else "no",
         "eval_steps": every,
-        "save_strategy": "steps",
+        "save_strategy": "steps" if keeps_model else "no",
         "save_steps": every,
         "save_total_limit": 2,
         "load_best_model_at_end": selection is not None,

@@ -1,0 +1,61 @@
+"""How many bytes of tensors are alive while something runs, and at most."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+_WORKSPACES = {torch.ops.aten.logsumexp.default: 1}
+"""Operators that make temporaries inside, unseen from here, in sizes of their first argument."""
+
+
+class LiveMemory(TorchDispatchMode):
+    """Counts the storages of all tensors that operators return inside the block, from birth to death.
+
+    Real tensors and fake ones (`torch._subclasses.FakeTensorMode`, which know shapes alone) are counted alike: what is
+    counted without memory is what a run would hold, whatever the architecture.
+
+    Args:
+        known: Tensors that were there before; their memory is not counted.
+    """
+
+    def __init__(self, known: Iterable[Tensor] = ()) -> None:
+        super().__init__()
+        self.now_bytes = 0
+        self.peak_bytes = 0
+        self._seen = weakref.WeakSet[Any](tensor.untyped_storage() for tensor in known)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(output):
+            if isinstance(leaf, Tensor):
+                self._note(leaf)
+        if func in _WORKSPACES:
+            inside = _WORKSPACES[func] * args[0].numel() * args[0].element_size()
+            self.peak_bytes = max(self.peak_bytes, self.now_bytes + inside)
+        return output
+
+    def _note(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage in self._seen:
+            return
+        self._seen.add(storage)
+        size = storage.nbytes()
+        self.now_bytes += size
+        self.peak_bytes = max(self.peak_bytes, self.now_bytes)
+        weakref.finalize(storage, self._forget, size)
+
+    def _forget(self, size: int) -> None:
+        self.now_bytes -= size
+
+
+def num_bytes(tensors: Iterable[Tensor]) -> int:
+    """Return the bytes of the memory in which these tensors lie; what some of them share counts once."""
+    storages = [tensor.untyped_storage() for tensor in tensors]  # held, so that no id is given twice
+    return sum({id(storage): storage.nbytes() for storage in storages}.values())
