@@ -54,7 +54,7 @@ def test_a_reward_of_rows_with_answers_reports_text_metrics_too(tiny_model, tmp_
 @pytest.mark.parametrize(
     ("objective", "message"),
     [
-        ("acuracy", "there is no such metric. Did you mean: accuracy?"),
+        ("accuracyy", "there is no such metric. Did you mean: accuracy?"),
         ("f1", "task 'sst2' chooses among candidates"),
         ("missing.py:reward", "missing.py"),
     ],
