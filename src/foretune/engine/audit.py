@@ -72,7 +72,10 @@ class _Copy:
 
     def write(self, trainable: Trainable, *, out: Tensor, base: Tensor, rows: Tensor | None = None) -> None:
         with self._memory.unwatched():
-            out.copy_(base)
+            if rows is None:
+                out.copy_(base)
+            else:  # the rest of the scratch may never have been written to, and takes no memory on a CPU
+                out.index_copy_(0, rows, base.index_select(0, rows))
 
 
 class _WatchOperators(TorchDispatchMode):

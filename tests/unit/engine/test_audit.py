@@ -13,6 +13,7 @@ from engine_runs import MINUS, PLUS, Shift, bits, loss_of_moved_copy, measure, n
 from foretune.engine import choose_engine
 from foretune.engine.audit import find_obstacle
 from foretune.engine.layerwise import Layerwise
+from foretune.engine.scratch import ScratchStack
 from foretune.errors import IncompatibleError
 from foretune.parameters import collect_trainables
 from model_zoo import (
@@ -228,3 +229,19 @@ def test_an_error_in_the_audit_leaves_no_trace() -> None:
     assert num_hooks(model) == 0
     assert "data_ptr" not in vars(nn.Parameter)
     assert all(module.training for module in model.modules())
+
+
+def test_of_an_embedding_only_the_rows_that_are_looked_up_are_written(monkeypatch) -> None:
+    written = []
+    push = ScratchStack.push
+
+    def pushed(self: ScratchStack, like: Tensor) -> Tensor:
+        written.append(push(self, like).fill_(torch.nan))
+        return written[-1]
+
+    monkeypatch.setattr(ScratchStack, "push", pushed)
+    model = nn.Embedding(6, 3)
+    assert obstacle_of(model, lambda: model(torch.tensor([4, 1, 4])).sum()) is None
+    rows = torch.tensor([1, 4])
+    assert torch.equal(written[0][rows], model.weight[rows])
+    assert torch.isnan(written[0][torch.tensor([0, 2, 3, 5])]).all()
