@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PLOT_SUFFIXES = (".png", ".svg", ".pdf")
+_LINE_STYLES = (":", "-", "--", "-.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +197,7 @@ def _append(path: Path, row: Row) -> None:
 
 
 def plot(rows: Sequence[Row]) -> Figure:
-    """Draw peak memory by length, a panel for each model and a line for each method and tuning scheme.
+    """Draw peak memory by length: a panel for each model, a colour for each method, a style for each tuning scheme.
 
     What failed is left out.
     """
@@ -210,10 +211,15 @@ def plot(rows: Sequence[Row]) -> Figure:
             if row.model == model and not row.failure:
                 point = (row.sequence_length, row.peak_bytes / 2**30)
                 lines.setdefault((row.method, row.tuning), []).append(point)
+        methods, tunings = (list(dict.fromkeys(row[part] for row in lines)) for part in (0, 1))
         for (method, tuning), points in lines.items():
-            style = ":" if method == INFERENCE else "--" if _is_first_order(method) else "-"
-            label = method if method == INFERENCE else f"{method}, {tuning}"
-            axes.plot(*zip(*sorted(points), strict=True), style, marker="o", markersize=3, label=label)
+            axes.plot(
+                *zip(*sorted(points), strict=True),
+                linestyle=_LINE_STYLES[tunings.index(tuning) % len(_LINE_STYLES)],
+                color=f"C{methods.index(method)}",
+                marker="s" if _is_first_order(method) else "o",
+                label=method if method == INFERENCE else f"{method}, {tuning}",
+            )
         axes.set(title=model, xlabel="tokens of a row", ylabel="peak memory, GiB", ylim=(0, None))
         axes.legend(fontsize="small")
     return figure
