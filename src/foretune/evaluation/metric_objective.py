@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from foretune.evaluation.metrics import CandidateMetric, TextMetric
-from foretune.evaluation.scoring import Scorer, candidate_scores
+from foretune.evaluation.scoring import Scorer, predicted, scores_of_rows
 from foretune.evaluation.texts import TextWriter
 from foretune.objectives import EncodedExample
 
@@ -32,8 +32,8 @@ class CandidateMetricObjective:
         self._scorer = scorer
 
     def collate(self, rows: Sequence[Any]) -> dict[str, Any]:
-        """Put rows into a batch, with the rows themselves."""
-        return {"rows": tuple(rows)}
+        """Put rows into the scorer's batch, with the rows themselves."""
+        return {**self._scorer.collate(rows), "rows": tuple(rows)}
 
     def weight(self, batch: dict[str, Any]) -> int:
         """Return the number of rows."""
@@ -41,11 +41,13 @@ class CandidateMetricObjective:
 
     @torch.no_grad()
     def loss(self, model: nn.Module, batch: dict[str, Any]) -> float:
-        """Return minus the mean over rows."""
-        rows = batch["rows"]
-        scores = candidate_scores(model, rows, self._scorer, batch_size=len(rows))
-        predictions = [int(values.numpy().argmax()) for values in scores]
-        return -self._metric(predictions, [row.correct for row in rows])
+        """Return minus the mean over rows.
+
+        Raises:
+            NonFiniteLossError: a score is nan or infinite; the message names the row.
+        """
+        scores = scores_of_rows(self._scorer.score(model, batch), batch["rows"])
+        return -self._metric(predicted(scores), [row.correct for row in batch["rows"]])
 
 
 class TextMetricObjective:
@@ -66,8 +68,8 @@ class TextMetricObjective:
         self._writer = writer
 
     def collate(self, rows: Sequence[EncodedExample]) -> dict[str, Any]:
-        """Put rows into a batch."""
-        return {"rows": tuple(rows)}
+        """Put rows into a batch, with what the metric is told of them."""
+        return {"rows": tuple(rows), "examples": self._writer.examples(rows)}
 
     def weight(self, batch: dict[str, Any]) -> int:
         """Return the number of rows."""
@@ -75,5 +77,4 @@ class TextMetricObjective:
 
     def loss(self, model: nn.Module, batch: dict[str, Any]) -> float:
         """Return minus the mean over rows."""
-        rows = batch["rows"]
-        return -self._metric(self._writer.write(model, rows), self._writer.examples(rows))
+        return -self._metric(self._writer.write(model, batch["rows"]), batch["examples"])

@@ -74,8 +74,7 @@ def evaluate_candidates(
     losses, weights = zip(*(_LOSSES[loss](row, values) for row, values in zip(rows, scores, strict=True)), strict=True)
     if calibration is not None:
         scores = _calibrated(model, rows, scores, calibration, scorer, batch_size)
-    # numpy's argmax promises the first of equal maxima, torch's does not
-    predictions = tuple(int(values.numpy().argmax()) for values in scores)
+    predictions = predicted(scores)
     return EvaluationResult(
         metrics={"accuracy": accuracy(predictions, [row.correct for row in rows])},
         loss=sum(losses) / sum(weights),
@@ -96,12 +95,25 @@ def candidate_scores(
     try:
         for indices in batches_by_length(rows, batch_size):
             batch = scorer.collate([rows[index] for index in indices])
-            scores = scorer.score(model, {key: tensor.to(device) for key, tensor in batch.items()}).cpu()
-            for index, values in zip(indices, scores, strict=True):
-                found[index] = _finite(values[: len(rows[index].option_lengths)], rows[index])
+            scores = scorer.score(model, {key: tensor.to(device) for key, tensor in batch.items()})
+            found |= zip(indices, scores_of_rows(scores, [rows[index] for index in indices]), strict=True)
     finally:
         model.train(was_training)
     return [found[index] for index in range(len(rows))]
+
+
+def scores_of_rows(scores: Tensor, rows: Sequence[CandidateRow]) -> list[Tensor]:
+    """Return the scores of each row of a batch, on the CPU, without those of absent candidates.
+
+    Raises:
+        NonFiniteLossError: a score is nan or infinite; the message names the row.
+    """
+    return [_finite(values[: len(row.option_lengths)], row) for values, row in zip(scores.cpu(), rows, strict=True)]
+
+
+def predicted(scores: Sequence[Tensor]) -> tuple[int, ...]:
+    """Return the best candidate of each row, the first on ties: numpy's argmax promises that, torch's does not."""
+    return tuple(int(values.numpy().argmax()) for values in scores)
 
 
 def batches_by_length(rows: Sequence[CandidateRow], batch_size: int) -> Iterator[list[int]]:

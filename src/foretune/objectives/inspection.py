@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 
-def plain_causal_lm(model: nn.Module) -> Any | None:
+def plain_language_model(model: nn.Module) -> Any | None:
     """Return the model of transformers inside adapters of peft, None where shortcuts around its forward are wrong.
 
     They are wrong under prompt learning, whose virtual tokens they would leave out, and for compiled models.

@@ -10,6 +10,8 @@ from typing import Any, NotRequired, TypedDict
 import torch
 from torch import Tensor, nn
 
+from foretune.objectives.inspection import agree, plain_language_model, probing
+
 _PROBE_TOKENS = 4
 
 
@@ -112,28 +114,19 @@ class _Lookup:
             del self.parent.__dict__[self.decoder_name]
 
 
-@torch.no_grad()
 def find_masked_head(model: nn.Module) -> MaskedHead | None:
     """Return body and head of a masked language model, None if they cannot be told apart.
 
     The structure is looked at first, then the logits are compared with the model's own on a few tokens.
     """
-    inner: Any = model
-    if hasattr(inner, "get_base_model"):
-        if inner.active_peft_config.is_prompt_learning:
-            return None
-        inner = inner.get_base_model()
-    if not hasattr(inner, "get_output_embeddings") or hasattr(inner, "_orig_mod") or inner.base_model is inner:
+    inner = plain_language_model(model)
+    if inner is None or inner.base_model is inner:
         return None
     whole = MaskedHead(model, inner, inner.base_model, None)
     lookup = _find_lookup(inner)
     heads = [whole] if lookup is None else [replace(whole, lookup=lookup), whole]
-    was_training = inner.training
-    inner.eval()
-    try:
+    with probing(inner):
         return next((head for head in heads if _agrees(head)), None)
-    finally:
-        inner.train(was_training)
 
 
 def _find_lookup(inner: Any) -> _Lookup | None:
@@ -166,8 +159,7 @@ def _agrees(head: MaskedHead) -> bool:
         ours = head.logits(batch)
     except (AttributeError, IndexError, RuntimeError, TypeError):  # a body or head of another kind
         return False
-    tolerance = 2e-2 if weight.dtype.itemsize < 4 else 1e-4
-    return bool(((ours - theirs).abs().max() <= tolerance * theirs.abs().max()).item())
+    return agree(ours, theirs, weight.dtype)
 
 
 def _inputs(batch: MaskedBatch) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from foretune.objectives.batches import CandidateBatch, collate_candidates
 from foretune.objectives.encoding import EncodedExample
-from foretune.objectives.inspection import agree, plain_causal_lm, probing
+from foretune.objectives.inspection import agree, plain_language_model, probing
 from foretune.objectives.split_head import SplitHead, option_logprobs
 
 _LIMITS = ("max_position_embeddings", "sliding_window", "window_size", "attention_chunk_size")
@@ -37,7 +37,7 @@ def find_packed_length(model: nn.Module, split_head: SplitHead | None = None) ->
         model: The model.
         split_head: The one it will be read with.
     """
-    inner = plain_causal_lm(model)
+    inner = plain_language_model(model)
     if inner is None:
         return 0
     config = inner.config

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from foretune.errors import UsageError
 from foretune.objectives.batches import CandidateBatch, ReadBatch, SequenceBatch
 from foretune.objectives.forward import last_logits, model_inputs
-from foretune.objectives.inspection import agree, plain_causal_lm, probing
+from foretune.objectives.inspection import agree, plain_language_model, probing
 
 CHUNK_TOKENS = 1024
 """Most positions whose logits, float32 and over the whole vocabulary, are held at a time."""
@@ -64,7 +64,7 @@ def find_split_head(model: nn.Module) -> SplitHead | None:
     Both ways are compared on a few tokens, which rules out scaled or capped logits. Prompt learning of peft and
     compiled models are not split.
     """
-    inner = plain_causal_lm(model)
+    inner = plain_language_model(model)
     if inner is None:
         return None
     body, head = inner.base_model, inner.get_output_embeddings()

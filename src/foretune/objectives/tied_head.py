@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from foretune.objectives.batches import SequenceBatch
 from foretune.objectives.forward import model_inputs
-from foretune.objectives.inspection import agree, plain_causal_lm, probing
+from foretune.objectives.inspection import agree, plain_language_model, probing
 
 _PROBE_TOKENS = 4
 
@@ -43,7 +43,7 @@ def find_tied_head(model: nn.Module) -> TiedHead | None:
     The structure is looked at first (one table, no bias, plain look-up, no prompt learning), then both ways are
     compared on a few tokens, which rules out scaled or capped logits.
     """
-    inner = plain_causal_lm(model)
+    inner = plain_language_model(model)
     if inner is None:
         return None
     head, embedding, body = inner.get_output_embeddings(), inner.get_input_embeddings(), inner.base_model

@@ -23,7 +23,7 @@ from foretune.engine.scratch import aligned
 from foretune.errors import IncompatibleError, UsageError
 from foretune.estimators.forward_mode import ForwardMode
 from foretune.methods import AbstractFirstOrder, AbstractMethod, AbstractRecipe, HybridRecipe, make_recipe
-from foretune.objectives.inspection import plain_causal_lm, probing
+from foretune.objectives.inspection import plain_language_model, probing
 from foretune.objectives.split_head import SplitHead
 from foretune.objectives.tied_head import TiedHead
 from foretune.optimizer import Optimizer
@@ -207,7 +207,7 @@ def _plain_masks() -> Iterator[None]:
 
 def _split_head(model: nn.Module) -> SplitHead | None:
     """Say what `find_split_head` would: where values cannot be compared, the same operators make the same values."""
-    inner = plain_causal_lm(model)
+    inner = plain_language_model(model)
     if inner is None:
         return None
     body, head = inner.base_model, inner.get_output_embeddings()
@@ -225,7 +225,7 @@ def _split_head(model: nn.Module) -> SplitHead | None:
 
 def _tied_head(model: nn.Module, split_head: SplitHead | None) -> TiedHead | None:
     """Say what `find_tied_head` would: the head is a plain product with the table of embeddings."""
-    inner = plain_causal_lm(model)
+    inner = plain_language_model(model)
     if inner is None or split_head is None:
         return None
     head, embedding = split_head.head, inner.get_input_embeddings()

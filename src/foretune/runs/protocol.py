@@ -116,10 +116,6 @@ class AbstractProtocol(ABC):
     def evaluate(self, model: nn.Module, rows: Sequence[Any], *, only_loss: bool = False) -> EvaluationResult:
         """Score a model on encoded rows; `only_loss` leaves out what costs far more than a forward."""
 
-    def longest(self, rows: Sequence[Any]) -> int:
-        """Return the tokens of the longest row."""
-        return max(row.length for row in rows)
-
 
 @dataclass(frozen=True, kw_only=True)
 class CausalProtocol(AbstractProtocol):

@@ -139,7 +139,7 @@ class TaskSource(AbstractSource):
         model = tuning.attach(base, seed=config.seed, revision=config.revision)
         protocol = make_protocol(config, data.task, self._choice, self._kind, model, tokenizer)
         rows, dev, test = (protocol.encode(part) for part in (data.train, data.dev, data.evaluation))
-        check_window(model, protocol.longest([*rows, *dev, *test]))
+        check_window(model, max(row.length for row in (*rows, *dev, *test)))
         return Loaded(
             model=model,
             base=base,
