@@ -216,6 +216,8 @@ longer than the context and lost tokens on the left. *Rows/s*: test rows scored 
 *Error* and *ratio*: against scoring one candidate at a time, without padding and with all logits ({NUM_ORACLE_ROWS}
 rows): largest difference of a mean log-probability, and how many times longer that takes in the same process.
 
+One thread on a machine that other work shared: take times, rows/s and ratios as rough.
+
 | task | metric | rows | majority | zero-shot | in context | shots | MeZO | lr | s/step | cut | rows/s | error | ratio |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
 

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from foretune.runs.preview import Preview
-    from foretune.runs.preview import Sequence as Tokens
+    from foretune.runs.preview import Preview, TokenSequence
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -106,7 +105,7 @@ def _token_lines(shown: Preview) -> list[Text]:
     ]
 
 
-def _marked(tokens: Tokens, *, start: str = "", whole: bool = True) -> Text:
+def _marked(tokens: TokenSequence, *, start: str = "", whole: bool = True) -> Text:
     from rich.text import Text
 
     line = Text(start).append(" ".join(tokens.before) if whole else f"... {len(tokens.before)} tokens ...")

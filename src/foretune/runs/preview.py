@@ -56,7 +56,7 @@ class PreviewConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence:
+class TokenSequence:
     """One sequence as the spellings of its tokens in the vocabulary.
 
     Args:
@@ -106,7 +106,7 @@ class Preview:
     answers: tuple[str, ...] = ()
     calibration: tuple[str, tuple[str, ...]] | None = None
     shortened: str | None = None
-    sequences: tuple[Sequence, ...] = ()
+    sequences: tuple[TokenSequence, ...] = ()
     max_length: int | None = None
     num_cut: int = 0
 
@@ -205,7 +205,7 @@ def _tokenize_causal(shown: Preview, row: TaskRow, tokenizer: PreTrainedTokenize
     sequences = []
     for ids, num_option in zip(encoded.token_ids, encoded.option_lengths, strict=True):
         tokens = _spelled(tokenizer, ids)
-        sequences.append(Sequence(tokens[:-num_option], tokens[-num_option:]))
+        sequences.append(TokenSequence(tokens[:-num_option], tokens[-num_option:]))
     return replace(shown, sequences=tuple(sequences), max_length=max_length, num_cut=encoded.num_cut)
 
 
@@ -215,7 +215,7 @@ def _tokenize_masked(shown: Preview, row: TaskRow, tokenizer: PreTrainedTokenize
     protocol = MaskedProtocol(task=shown.task, choice=choice, tokenizer=tokenizer, max_length=max_length, batch_size=1)
     encoded = protocol.encode([row])[0]
     tokens, mask = _spelled(tokenizer, encoded.token_ids), encoded.mask_position
-    sequence = Sequence(tokens[:mask], tokens[mask : mask + 1], tokens[mask + 1 :])
+    sequence = TokenSequence(tokens[:mask], tokens[mask : mask + 1], tokens[mask + 1 :])
     words = _spelled(tokenizer, encoded.label_ids)
     return replace(shown, candidates=words, sequences=(sequence,), max_length=max_length, num_cut=encoded.num_cut)
 

@@ -118,12 +118,11 @@ class AbstractProtocol(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CausalProtocol(AbstractProtocol):
-    """Prompts and options for a causal language model.
+class AbstractTaskProtocol(AbstractProtocol):
+    """A protocol that reads the rows of a task with a tokenizer and scores candidates.
 
     Args:
         task: The task.
-        template: Prompt version, None for the task's own.
         choice: The objective.
         tokenizer: The model's.
         max_length: Most tokens of a sequence.
@@ -131,12 +130,43 @@ class CausalProtocol(AbstractProtocol):
     """
 
     task: Task
-    template: str | None
     choice: ObjectiveChoice
     tokenizer: PreTrainedTokenizerBase
     max_length: int
     batch_size: int
-    _scorers: dict[nn.Module, ClassificationObjective] = field(default_factory=dict, init=False, repr=False)
+    _scorers: dict[nn.Module, Any] = field(default_factory=dict, init=False, repr=False)
+
+    @abstractmethod
+    def _make_scorer(self, model: nn.Module) -> Any:
+        """Return the objective that scores candidates, with the shortcuts that hold for this model."""
+
+    def _scorer(self, model: nn.Module) -> Any:
+        """Return the scorer made for a model, which takes a few tiny forwards the first time."""
+        if model not in self._scorers:
+            self._scorers[model] = self._make_scorer(model)
+        return self._scorers[model]
+
+    def objective(self, model: nn.Module) -> Any:
+        """Return the training objective for a model."""
+        if isinstance(self.choice.metric, CandidateMetric):
+            return CandidateMetricObjective(self.choice.metric, self._scorer(model))
+        return self._scorer(model)
+
+    def _with_loss(self, result: EvaluationResult) -> EvaluationResult:
+        """Put the metric's loss in place of the likelihood's, where a metric is trained on."""
+        metric = self.choice.metric
+        return result if metric is None else replace(result, loss=-result.metrics[metric.name])
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalProtocol(AbstractTaskProtocol):
+    """Prompts and options for a causal language model.
+
+    Args:
+        template: Prompt version, None for the task's own; further arguments as `AbstractTaskProtocol`.
+    """
+
+    template: str | None
 
     selection: ClassVar[tuple[str, bool]] = ("eval_loss", False)
     """As in the published runs of large models."""
@@ -163,11 +193,7 @@ class CausalProtocol(AbstractProtocol):
         """Return the training objective for a model."""
         if isinstance(self.choice.metric, TextMetric):
             return TextMetricObjective(self.choice.metric, self._writer)
-        if isinstance(self.choice.metric, CandidateMetric):
-            return CandidateMetricObjective(self.choice.metric, self._scorer(model))
-        if self.choice.name == "lm":
-            return LMObjective.for_model(model)
-        return self._scorer(model)
+        return LMObjective.for_model(model) if self.choice.name == "lm" else super().objective(model)
 
     def evaluate(
         self,
@@ -188,15 +214,10 @@ class CausalProtocol(AbstractProtocol):
         )
         if is_text:
             result = self._write_texts(model, rows, result.loss, only_loss)
-        if self.choice.metric is not None:
-            return replace(result, loss=-result.metrics[self.choice.metric.name])
-        return result
+        return self._with_loss(result)
 
-    def _scorer(self, model: nn.Module) -> ClassificationObjective:
-        """Return the scorer made for a model, which takes a few tiny forwards the first time."""
-        if model not in self._scorers:
-            self._scorers[model] = ClassificationObjective.for_model(model)
-        return self._scorers[model]
+    def _make_scorer(self, model: nn.Module) -> ClassificationObjective:
+        return ClassificationObjective.for_model(model)
 
     def _write(
         self,
@@ -248,22 +269,8 @@ class CausalProtocol(AbstractProtocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedProtocol(AbstractProtocol):
-    """A prompt with one mask for a masked language model.
-
-    Args:
-        task: A task with such a prompt.
-        choice: ``classification``, or a metric of candidates.
-        tokenizer: The model's.
-        max_length: Most tokens of a sequence.
-        batch_size: Rows of a batch in evaluations.
-    """
-
-    task: Task
-    choice: ObjectiveChoice
-    tokenizer: PreTrainedTokenizerBase
-    max_length: int
-    batch_size: int
+class MaskedProtocol(AbstractTaskProtocol):
+    """A prompt with one mask for a masked language model; arguments as `AbstractTaskProtocol`."""
 
     selection: ClassVar[tuple[str, bool]] = ("eval_accuracy", True)
     """As in the published few-shot runs."""
@@ -274,21 +281,14 @@ class MaskedProtocol(AbstractProtocol):
         examples = [template.example(row.row, row.name) for row in rows]
         return encode_masked(examples, self.tokenizer, min(self.max_length, template.max_length))
 
-    def objective(self, model: nn.Module) -> Any:
-        """Return the training objective for a model."""
-        objective = MaskedObjective(find_masked_head(model))
-        if isinstance(self.choice.metric, CandidateMetric):
-            return CandidateMetricObjective(self.choice.metric, objective)
-        return objective
-
     def evaluate(
         self, model: nn.Module, rows: Sequence[EncodedMaskedExample], *, only_loss: bool = False
     ) -> EvaluationResult:
         """Score a model on encoded rows."""
-        result = evaluate_candidates(model, rows, MaskedObjective(find_masked_head(model)), batch_size=self.batch_size)
-        if self.choice.metric is not None:
-            return replace(result, loss=-result.metrics[self.choice.metric.name])
-        return result
+        return self._with_loss(evaluate_candidates(model, rows, self._scorer(model), batch_size=self.batch_size))
+
+    def _make_scorer(self, model: nn.Module) -> MaskedObjective:
+        return MaskedObjective(find_masked_head(model))
 
 
 PROTOCOLS: dict[ModelKind, type[AbstractProtocol]] = {"causal": CausalProtocol, "masked": MaskedProtocol}
