@@ -26,6 +26,14 @@ class JournalError(ForetuneError):
     """A journal cannot be read, or does not belong to this run."""
 
 
+class LedgerError(ForetuneError):
+    """The ledger of runs cannot be read or written."""
+
+
+class PrunedError(ForetuneError):
+    """A run was ended before its last step because it is not worth going on with; raised by what watches it."""
+
+
 def near_misses(word: str, known: Iterable[str]) -> str:
     """Return `` Did you mean: a, b? Available: a, b, c.`` for an unknown `word` (the first part only if close)."""
     names = sorted(known)
