@@ -4,9 +4,9 @@
 
 For each task: the model as it is, with as many demonstrations as fit, and after 300 steps of MeZO, at the better of
 two learning rates by dev loss. Test rows are then scored one candidate at a time, without padding and with all
-logits, as the published code does: the table has the largest difference of a score and the ratio of the times, both
-in this one process. Rows are appended to results/tasks.csv as they come, and a task that is there is not measured
-again; afterwards (with --page: only this) docs/compared-tasks.md is written from them.
+logits, as the published code does: the table has the largest difference of a score. Rows are appended to
+results/tasks.csv as they come, and a task that is there is not measured again; afterwards (with --page: only this)
+docs/compared-tasks.md is written from them and from what evaluation_speed.py has measured.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import csv
 import json
 import sys
-import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -22,6 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import evaluation_speed
 from ledger import current_commit, is_dirty
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,7 +46,7 @@ class Row:
     """A task's figures; scores are fractions of its metric, except losses.
 
     `num_cut` counts test rows whose prompt did not fit; `oracle_difference` is the largest difference of a mean
-    log-probability; `speedup` is the time of scoring one by one over ours, same rows.
+    log-probability.
     """
 
     task: str
@@ -62,9 +62,7 @@ class Row:
     lr: float
     seconds_per_step: float
     num_cut: int
-    examples_per_second: float
     oracle_difference: float
-    speedup: float
     commit: str
 
 
@@ -84,7 +82,6 @@ def measure(task: str, options: Namespace) -> Row:
     shown = evaluate(EvaluateConfig(**shared, demonstrations="fit"))
     metric = next(iter(plain["metrics"]["model"]))
     tuned, lr = best_run(task, options)
-    difference, speedup = against_oracle(task, options)
     return Row(
         task=task,
         metric=metric,
@@ -99,9 +96,7 @@ def measure(task: str, options: Namespace) -> Row:
         lr=lr,
         seconds_per_step=tuned["seconds_per_step"],
         num_cut=plain["num_cut"],
-        examples_per_second=plain["examples_per_second"],
-        oracle_difference=difference,
-        speedup=speedup,
+        oracle_difference=oracle_difference(task, options),
         commit=current_commit() + ("+" if is_dirty() else ""),
     )
 
@@ -137,41 +132,15 @@ def best_run(task: str, options: Namespace) -> tuple[dict[str, Any], float]:
     return results, lr
 
 
-def against_oracle(task: str, options: Namespace) -> tuple[float, float]:
-    """Score the same rows our way and one candidate at a time; return the largest difference and the ratio of times."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from foretune.data import load_task_data
-    from foretune.evaluation import candidate_scores
-    from foretune.objectives import ClassificationObjective, encode_examples, usable_length
-
-    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(options.model)
-    data = load_task_data(task, options.data_dir, num_train=0, num_dev=0, num_eval=NUM_ORACLE_ROWS)
-    rows = encode_examples(data.examples(data.evaluation), tokenizer, usable_length(model))
-    scorer = ClassificationObjective.for_model(model)
-    candidate_scores(model, rows[:2], scorer)
-    start = time.perf_counter()
-    ours = candidate_scores(model, rows, scorer, batch_size=16)
-    middle = time.perf_counter()
-    theirs = [one_by_one(model, row) for row in rows]
-    end = time.perf_counter()
-    differences = [float((torch.tensor(b) - a).abs().max()) for a, b in zip(ours, theirs, strict=True)]
-    return max(differences), (end - middle) / (middle - start)
-
-
-def one_by_one(model: Any, row: Any) -> list[float]:
-    """Return each candidate's mean log-probability: a forward of its own, no padding, all logits."""
+def oracle_difference(task: str, options: Namespace) -> float:
+    """Score the same rows our way and one candidate at a time; return the largest difference."""
     import torch
 
-    scores = []
-    with torch.inference_mode():
-        for token_ids, length in zip(row.token_ids, row.option_lengths, strict=True):
-            ids = torch.tensor([token_ids])
-            logprobs = model(input_ids=ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])
-            scores.append(float(logprobs[-length:].mean()))
-    return scores
+    case = evaluation_speed.Case.of_checkpoint(options.model, task, options.data_dir, NUM_ORACLE_ROWS)
+    return max(
+        float((torch.tensor(theirs) - ours).abs().max())
+        for ours, theirs in zip(case.score(), case.score_one_by_one(), strict=True)
+    )
 
 
 def read_rows() -> list[Row]:
@@ -212,14 +181,12 @@ of them runs, what its evaluation costs and that it is exact, not what ZO can do
 
 Figures are the task's metric x 100, with the loss of the training objective in brackets. *Shots*: whole
 demonstrations in front of a test row, on average: as many as fit, at most 32. *Cut*: test rows whose prompt was
-longer than the context and lost tokens on the left. *Rows/s*: test rows scored a second (free text: written, too).
-*Error* and *ratio*: against scoring one candidate at a time, without padding and with all logits ({NUM_ORACLE_ROWS}
-rows): largest difference of a mean log-probability, and how many times longer that takes in the same process.
+longer than the context and lost tokens on the left. *Error*: largest difference of a mean log-probability from
+scoring one candidate at a time, without padding and with all logits ({NUM_ORACLE_ROWS} rows). *S/step* was
+taken with one thread on a machine that other work shared: it is rough.
 
-One thread on a machine that other work shared: take times, rows/s and ratios as rough.
-
-| task | metric | rows | majority | zero-shot | in context | shots | MeZO | lr | s/step | cut | rows/s | error | ratio |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
+| task | metric | rows | majority | zero-shot | in context | shots | MeZO | lr | s/step | cut | error |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
 
 
 def write_page() -> None:
@@ -238,12 +205,10 @@ def write_page() -> None:
             f"{row.lr:g}",
             f"{row.seconds_per_step:.3f}",
             str(row.num_cut),
-            f"{row.examples_per_second:.0f}",
             f"{row.oracle_difference:.0e}",
-            f"{row.speedup:.1f}x",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    PAGE.write_text("\n".join(lines) + "\n")
+    PAGE.write_text("\n".join([*lines, "", *evaluation_speed.section()]) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -270,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if task not in done:
                 row = measure(task, options)
                 append(row)
-                print(f"{task}: {row.metric} {row.zero_shot:.3f} -> {row.tuned:.3f}, {row.speedup:.1f}x", flush=True)
+                print(f"{task}: {row.metric} {row.zero_shot:.3f} -> {row.tuned:.3f}", flush=True)
     write_page()
     return 0
 

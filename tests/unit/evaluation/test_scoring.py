@@ -7,6 +7,7 @@ from torch import nn
 from foretune.data import load_task_data
 from foretune.errors import NonFiniteLossError, UsageError
 from foretune.evaluation import evaluate_candidates
+from foretune.evaluation.scoring import batches_by_length
 from foretune.objectives import ClassificationObjective, EncodedExample, encode_examples, usable_length
 
 
@@ -92,6 +93,17 @@ def test_ragged_rows_are_fine():
 def test_bad_input_is_refused(rows, batch_size, message):
     with pytest.raises(UsageError, match=message):
         evaluate(Bigram(table()), rows, batch_size=batch_size)
+
+
+def test_batches_hold_all_rows_by_length_and_no_more_tokens_than_asked_for():
+    rows = [single(1, 2, 3, length=length) for length in (9, 2, 30, 4, 4, 2, 7)]
+    batches = list(batches_by_length(rows, batch_size=3, max_tokens=32))
+    lengths = [[rows[index].length for index in batch] for batch in batches]
+    assert sorted(index for batch in batches for index in batch) == list(range(len(rows)))
+    assert [length for batch in lengths for length in batch] == sorted(row.length for row in rows)
+    for batch in lengths:
+        assert len(batch) <= 3
+        assert len(batch) == 1 or 2 * len(batch) * max(batch) <= 32
 
 
 def test_zero_shot_figure_of_the_real_model(real_data_dir, opt_mini_dir):
