@@ -2,7 +2,8 @@
 
 A call is cut into pieces of `_PIECE` elements that a few threads take in turn, and a piece into tiles that
 stay in the first-level cache: load the tile as float32 (float64), add every term, round, store. Working on a
-copy of the tile is what lets the compiler vectorise a call whose `out` is its `base`.
+copy of the tile is what lets the compiler vectorise a call whose `out` is its `base`. The tile after the next is
+fetched meanwhile: the processor's own prefetching does not see through so much work between two loads.
 
 Threads are Numba's, which with its OpenMP layer are PyTorch's own: a pool of another kind would have to
 share the cores with PyTorch's threads, which keep spinning for some milliseconds after each matrix product.
@@ -19,12 +20,14 @@ import os
 import threading
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 import torch
+from llvmlite import ir
 from numba import carray, cfunc, njit, prange, types
+from numba.core import cgutils
 from numba.core.ccallback import CFunc
 from numba.extending import intrinsic, overload
 from torch import Tensor
@@ -35,16 +38,19 @@ from foretune.noise.mask import ElementMask, LaneMask
 from foretune.noise.table import TABLE_SIZE, quantile_table
 
 _PIECE = 1 << 16  # elements a thread takes at a time, some 0.1 ms of work
-_TILE = 1 << 10
-_NUM_WORDS = 4 * (_TILE // 8 + 1)  # a tile may begin and end within a counter
-_NUM_VALUES = 128 * (_TILE // 128 + 1)  # the Rademacher law expands whole counters
+_TILE = 1 << 8  # its temporaries and the table leave room in the cache for what is fetched ahead
+_ACC_BYTES = 8 * _TILE
+_AHEAD = 2 * _TILE  # what is fetched into the cache while the noise of a tile is made
+_LINE = 64  # bytes the cache takes at a time
+_WORD_BYTES = 16 * (_TILE // 8 + 1)  # a tile may begin and end within a counter
+_VALUE_BYTES = 4 * 128 * (_TILE // 128 + 1)  # the Rademacher law expands whole counters
 
-# Global arrays are constants to the compiler: no store can change them, so it vectorises the look-up.
-_TABLE = quantile_table().numpy()
+_TABLE = quantile_table()
 _BITS_OF_OCTETS = np.unpackbits(np.arange(256, dtype=np.uint8), bitorder="little")
 _SIGNS = np.where(_BITS_OF_OCTETS == 1, np.float32(1), np.float32(-1))
-_INDEX_MASK = np.uint32(TABLE_SIZE - 1)
+_INDEX_MASK = np.uint64(TABLE_SIZE - 1)
 _RADEMACHER = np.uint32(Law.RADEMACHER)
+_SIGN_BIT = np.uint16(1 << 15)
 _U32, _U64 = np.uint32, np.uint64
 _F32_INFINITY = np.uint32(0x7F800000)
 _jit = njit(nogil=True)  # compiled into the kernels, which are cached as a whole
@@ -104,7 +110,7 @@ def add_low_rank(
 # loop drives them all; a loop around each kernel would compile every kernel twice. The integers are
 # `_HEADER` of them, one row for each noise address, and what the kernel itself asks for.
 
-_HEADER = 10
+_HEADER = 11
 _KEEP_ALL, _KEEP_LANES, _KEEP_MAGNITUDES = 0, 1, 2
 _WORDS_PER_ADDRESS = 5
 _SIGNATURE = types.void(types.int64, types.int64, types.int64, types.int64)
@@ -143,6 +149,7 @@ def _run(
         num_terms,
         rounding is not None,
         _HEADER + _WORDS_PER_ADDRESS * len(addresses),
+        _TABLE.data_ptr(),
     ]
     for noise in addresses:
         integers += (noise.key & 0xFFFFFFFF, noise.key >> 32, noise.stream, noise.purpose, noise.law)
@@ -174,6 +181,42 @@ if hasattr(os, "register_at_fork"):
 # The kernels.
 
 
+class _Memory(NamedTuple):
+    """What the noise of a tile is made in.
+
+    All of it lies on the stack and is made once a call: Numba counts the uses of its own arrays by atomic operations,
+    at every slice and view.
+
+    Attributes:
+        words: Of Philox; `lanes`, `fours` (of lanes) and `octets` are the same memory.
+        z: Values of the noise; `bits` are the same memory.
+        table: Bits of the quantiles. No constant: the compiler would turn the look-up into the vector unit's gather,
+            which takes half as long again as scalar loads.
+    """
+
+    words: Any
+    lanes: Any
+    fours: Any
+    octets: Any
+    z: Any
+    bits: Any
+    table: Any
+
+
+@_jit
+def _memory(words, z, table):
+    """See the memory at two addresses, of `_WORD_BYTES` and `_VALUE_BYTES`, and the table."""
+    return _Memory(
+        carray(_pointer(words, np.uint32), (_WORD_BYTES // 4,)),
+        carray(_pointer(words, np.uint16), (_WORD_BYTES // 2,)),
+        carray(_pointer(words, np.uint64), (_WORD_BYTES // 8,)),
+        carray(_pointer(words, np.uint8), (_WORD_BYTES,)),
+        carray(_pointer(z, np.float32), (_VALUE_BYTES // 4,)),
+        carray(_pointer(z, np.uint32), (_VALUE_BYTES // 4,)),
+        carray(_pointer(table, np.uint32), (TABLE_SIZE,)),
+    )
+
+
 @_jit
 def _philox_words(words, counter, count, address):
     """Write the Philox4x32-10 words of counters counter .. counter + count - 1."""
@@ -198,33 +241,39 @@ def _philox_words(words, counter, count, address):
 
 
 @_jit
-def _lanes(words, element, n, address):
-    """Write the words that hold the lanes of `n` elements; lane i is ``words.view(uint16)[returned + i]``."""
+def _lanes(memory, element, n, address):
+    """Write the lanes of `n` elements; that of element i is ``memory.lanes[returned + i]``."""
     skip = element & 7
-    _philox_words(words, element >> 3, (skip + n + 7) >> 3, address)
+    _philox_words(memory.words, element >> 3, (skip + n + 7) >> 3, address)
     return skip
 
 
 @_jit
-def _values(z, words, element, n, address):
-    """Write z of `n` elements; element i is ``z[returned + i]``."""
+def _values(memory, element, n, address):
+    """Write z of `n` elements; that of element i is ``memory.z[returned + i]``."""
+    z, bits = memory.z, memory.bits
     if address[4] == _RADEMACHER:
         skip = element & 127
         count = (skip + n + 127) >> 7
-        _philox_words(words, element >> 7, count, address)
-        octets = words.view(np.uint8)
+        _philox_words(memory.words, element >> 7, count, address)
+        octets = memory.octets
         for j in range(16 * count):
             first = _U64(octets[j]) * _U64(8)
             eight = z[8 * j : 8 * j + 8]
             for b in range(8):
                 eight[b] = _SIGNS[_U64(first + _U64(b))]
         return skip
-    lanes = words.view(np.uint16)[_lanes(words, element, n, address) :]
-    for i in range(n):
-        lane = _U32(lanes[i])
-        magnitude = _TABLE[_U64(lane & _INDEX_MASK)]
-        z[i] = -magnitude if lane >= _U32(0x8000) else magnitude
-    return 0
+    skip = _lanes(memory, element, n, address)
+    lanes, fours, table = memory.lanes, memory.fours, memory.table
+    for i in range((skip + n + 3) >> 2):
+        four = fours[i]
+        bits[4 * i] = table[four & _INDEX_MASK]
+        bits[4 * i + 1] = table[(four >> _U64(16)) & _INDEX_MASK]
+        bits[4 * i + 2] = table[(four >> _U64(32)) & _INDEX_MASK]
+        bits[4 * i + 3] = table[(four >> _U64(48)) & _INDEX_MASK]
+    for i in range(skip + n):
+        bits[i] = _U32(bits[i] | _U32(_U32(lanes[i] & _SIGN_BIT) << _U32(16)))
+    return skip
 
 
 def _load(acc, base, n, is_float16):
@@ -335,6 +384,46 @@ def _typed_pointer(typing_context, address, dtype):
 _pointer: Any = intrinsic(_typed_pointer)  # called as (address, dtype)
 
 
+def _fetch_line(typing_context, address, writes):
+    """Ask for the cache line of an address, to be read (0) or written (1); any address may be given."""
+
+    def build(context, builder, signature, arguments):
+        flag = ir.IntType(32)
+        place = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+        fetch = ir.FunctionType(ir.VoidType(), [place.type, flag, flag, flag])
+        writes = signature.args[1].literal_value
+        near, data = 3, 1
+        arguments = [place, *(flag(number) for number in (writes, near, data))]
+        builder.call(cgutils.get_or_insert_function(builder.module, fetch, "llvm.prefetch.p0"), arguments)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, writes), build
+
+
+def _stack_memory(typing_context, num_bytes):
+    """Return the address of memory that lives as long as the call it is asked for in."""
+
+    def build(context, builder, signature, arguments):
+        memory = cgutils.alloca_once(builder, ir.IntType(8), size=signature.args[0].literal_value)
+        memory.align = _LINE
+        return builder.ptrtoint(memory, ir.IntType(64))
+
+    return types.int64(num_bytes), build
+
+
+_stack: Any = intrinsic(prefer_literal=True)(_stack_memory)  # called as (literal)
+_fetch: Any = intrinsic(prefer_literal=True)(_fetch_line)  # called as (address, literal)
+
+
+@_jit
+def _fetch_ahead(out, base, offset, itemsize):
+    """Ask for the tile that is `_AHEAD` of an offset, in tensors given by their addresses."""
+    start, stop = (offset + _AHEAD) * itemsize, (offset + _AHEAD + _TILE) * itemsize
+    for place in range(start, stop, _LINE):
+        _fetch(base + place, 0)
+        _fetch(out + place, 1)
+
+
 @_jit
 def _address(integers, index):
     """Return address `index`: key low, key high, stream, purpose, law."""
@@ -405,12 +494,11 @@ def _fill(integers, start, stop, storage):
     """Asks for: pointer of out."""
     out = carray(_pointer(integers[integers[9]], storage), (integers[1],))
     is_float16, address = integers[6] != 0, _address(integers, 0)
-    words = np.empty(_NUM_WORDS, np.uint32)
-    z = np.empty(_NUM_VALUES, np.float32)
+    memory = _memory(_stack(_WORD_BYTES), _stack(_VALUE_BYTES), integers[10])
     for element in range(start, stop, _TILE):
         n = min(_TILE, stop - element)
-        skip = _values(z, words, element, n, address)
-        _store_nearest(out[element : element + n], z[skip:], n, is_float16)
+        skip = _values(memory, element, n, address)
+        _store_nearest(out[element : element + n], memory.z[skip:], n, is_float16)
 
 
 @_jit
@@ -428,15 +516,16 @@ def _add(integers, floats, start, stop, storage, compute):
     keeps, first_lane, behind_lane = integers[specific + 3], integers[specific + 4], integers[specific + 5]
     scale, dense_coefficient = compute(floats[0]), compute(floats[1])
     limit = compute(floats[2 + num_terms]) if keeps == _KEEP_MAGNITUDES else compute(0)
-    words = np.empty(_NUM_WORDS, np.uint32)
-    lanes = words.view(np.uint16)
-    z = np.empty(_NUM_VALUES, np.float32)
-    acc = np.empty(_TILE, compute)
-    before = np.empty(_TILE, compute)
+    memory = _memory(_stack(_WORD_BYTES), _stack(_VALUE_BYTES), integers[10])
+    lanes = memory.lanes
+    acc = carray(_pointer(_stack(_ACC_BYTES), compute), (_TILE,))
+    before = carray(_pointer(_stack(_ACC_BYTES), compute), (_TILE,))
     first_term = 1 if rounds else 0
     position = start
     while position < stop:
         _, _, offset, element, n = _place(integers, position, stop)
+        if position + _AHEAD < stop:
+            _fetch_ahead(integers[specific], integers[specific + 1], offset, out.itemsize)
         _load(acc, base[offset : offset + n], n, is_float16)
         if scale != 1:
             for i in range(n):
@@ -446,21 +535,21 @@ def _add(integers, floats, start, stop, storage, compute):
             for i in range(n):
                 acc[i] = acc[i] + dense_coefficient * summand[i]
         for term in range(num_terms):
-            skip = _values(z, words, element, n, _address(integers, first_term + term))
-            coefficient, values = compute(floats[2 + term]), z[skip : skip + n]
+            skip = _values(memory, element, n, _address(integers, first_term + term))
+            coefficient, values = compute(floats[2 + term]), memory.z[skip : skip + n]
             for i in range(n):
                 acc[i] = acc[i] + coefficient * values[i]
         if keeps != _KEEP_ALL:
             _load(before, base[offset : offset + n], n, is_float16)
         if keeps == _KEEP_LANES:
-            skip = _lanes(words, element, n, _address(integers, first_term + num_terms))
+            skip = _lanes(memory, element, n, _address(integers, first_term + num_terms))
             for i in range(n):
                 lane = lanes[skip + i]
                 acc[i] = acc[i] if first_lane <= lane and lane < behind_lane else before[i]
         if keeps == _KEEP_MAGNITUDES:
             for i in range(n):
                 acc[i] = acc[i] if abs(before[i]) <= limit else before[i]
-        skip = _lanes(words, element, n, _address(integers, 0)) if rounds else 0
+        skip = _lanes(memory, element, n, _address(integers, 0)) if rounds else 0
         _store(out[offset : offset + n], acc, n, lanes[skip:], is_float16)
         position += n
 
@@ -479,9 +568,9 @@ def _add_low_rank(integers, floats, start, stop, storage, compute):
     left = carray(_pointer(integers[specific + 2], compute), (num_rows, rank))
     right = carray(_pointer(integers[specific + 3], compute), (rank, row_length))
     scale = compute(floats[0])
-    words = np.empty(_NUM_WORDS, np.uint32)
-    lanes = words.view(np.uint16)
-    acc = np.empty(_TILE, compute)
+    memory = _memory(_stack(_WORD_BYTES), _stack(_VALUE_BYTES), integers[10])
+    lanes = memory.lanes
+    acc = carray(_pointer(_stack(_ACC_BYTES), compute), (_TILE,))
     position = start
     while position < stop:
         row, column, offset, element, n = _place(integers, position, stop)
@@ -499,6 +588,6 @@ def _add_low_rank(integers, floats, start, stop, storage, compute):
             factor, summand = left[row, j], right[j, column : column + n]
             for i in range(n):
                 acc[i] = acc[i] + factor * summand[i]
-        skip = _lanes(words, element, n, _address(integers, 0)) if rounds else 0
+        skip = _lanes(memory, element, n, _address(integers, 0)) if rounds else 0
         _store(out[offset : offset + n], acc, n, lanes[skip:], is_float16)
         position += n
