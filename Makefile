@@ -30,13 +30,15 @@ check: setup           ## format, lint, types, import layers, spelling
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
-bench: setup           ## step, noise and memory against their floors; appends to benchmarks/results
+bench: setup           ## steps and noise against their floors; appends to benchmarks/results, refuses on a red test
 	$(BIN)/python -m pytest -q -x tests/kernels tests/promises
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/report.py
 
-docs: setup            ## the pages that are generated from the code
+docs: setup            ## the pages that are generated from the code, and from what was measured
 	$(BIN)/python docs/generate_methods.py
 	$(BIN)/python docs/generate_tasks.py
+	$(BIN)/python benchmarks/report.py
 
 golden: setup          ## record anew what tasks look like to a model; read the difference
 	$(BIN)/python tests/golden/tasks/record.py

@@ -10,29 +10,42 @@ made again; afterwards (with --page: only this) docs/compared-few-shot.md is wri
 
 from __future__ import annotations
 
-import csv
 import statistics
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-from ledger import current_commit, is_dirty
+from ledger import append_rows, commit_stamp, read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "few_shot.csv"
 PAGE = ROOT / "docs" / "compared-few-shot.md"
-COLUMNS = ("task", "shots", "seed", "num_train", "num_eval", "majority", "zero_shot", "tuned", "step", "commit")
-
 STEPS = 200
 BATCH_SIZE = 64
 LR = 3e-4
 ZO_EPS = 1e-3
 
 
-def run(task: str, shots: int, seed: int, options: Namespace) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One run: rows that were trained on and tested, accuracies on test rows, and the step whose model was chosen."""
+
+    task: str
+    shots: int
+    seed: int
+    num_train: int
+    num_eval: int
+    majority: float
+    zero_shot: float
+    tuned: float
+    step: int
+    commit: str
+
+
+def run(task: str, shots: int, seed: int, options: Namespace) -> Row:
     """Make one run in a folder that is thrown away; return its row."""
     from foretune.cli.train import parse
     from foretune.runs.train import train
@@ -54,36 +67,18 @@ def run(task: str, shots: int, seed: int, options: Namespace) -> dict[str, Any]:
         }
         results = train(parse([word for name, value in settings.items() for word in (f"--{name}", str(value))]))
     metrics = results["metrics"]
-    return {
-        "task": task,
-        "shots": shots,
-        "seed": seed,
-        "num_train": results["num_rows"]["train"],
-        "num_eval": results["num_rows"]["eval"],
-        "majority": metrics["majority"]["accuracy"],
-        "zero_shot": metrics["zero_shot"]["accuracy"],
-        "tuned": metrics["final"]["accuracy"],
-        "step": results["final_model"]["step"],
-        "commit": current_commit() + ("+" if is_dirty() else ""),
-    }
-
-
-def read_rows() -> list[dict[str, str]]:
-    """Return the rows there are."""
-    if not RESULTS.exists():
-        return []
-    with RESULTS.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def append(row: dict[str, Any]) -> None:
-    """Add a row to the file."""
-    is_new = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
+    return Row(
+        task=task,
+        shots=shots,
+        seed=seed,
+        num_train=results["num_rows"]["train"],
+        num_eval=results["num_rows"]["eval"],
+        majority=metrics["majority"]["accuracy"],
+        zero_shot=metrics["zero_shot"]["accuracy"],
+        tuned=metrics["final"]["accuracy"],
+        step=results["final_model"]["step"],
+        commit=commit_stamp(),
+    )
 
 
 PREFACE = f"""# Few-shot classification with a masked model
@@ -101,17 +96,17 @@ rows x 100; mean and population standard deviation over the seeds.
 
 def write_page() -> None:
     """Write docs/compared-few-shot.md from the rows there are."""
-    rows, lines = read_rows(), [PREFACE]
-    for task, shots in sorted({(row["task"], int(row["shots"])) for row in rows}):
-        of_task = [row for row in rows if (row["task"], int(row["shots"])) == (task, shots)]
-        tuned = [100 * float(row["tuned"]) for row in of_task]
+    rows, lines = read_rows(RESULTS, Row), [PREFACE]
+    for task, shots in sorted({(row.task, row.shots) for row in rows}):
+        of_task = [row for row in rows if (row.task, row.shots) == (task, shots)]
+        tuned = [100 * row.tuned for row in of_task]
         cells = [
             task,
             str(shots),
-            of_task[0]["num_train"],
-            of_task[0]["num_eval"],
-            f"{100 * float(of_task[0]['majority']):.1f}",
-            f"{100 * float(of_task[0]['zero_shot']):.1f}",
+            str(of_task[0].num_train),
+            str(of_task[0].num_eval),
+            f"{100 * of_task[0].majority:.1f}",
+            f"{100 * of_task[0].zero_shot:.1f}",
             f"{statistics.fmean(tuned):.1f} ± {statistics.pstdev(tuned):.1f}",
             str(len(tuned)),
         ]
@@ -136,13 +131,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from foretune.tasks import get_task, list_tasks
 
         quiet_libraries()
-        done = {(row["task"], row["shots"], row["seed"]) for row in read_rows()}
+        done = {(row.task, row.shots, row.seed) for row in read_rows(RESULTS, Row)}
         for task in options.only or [name for name in list_tasks() if get_task(name).masked is not None]:
             for seed in DATA_SEEDS:
-                if (task, str(options.shots), str(seed)) not in done:
+                if (task, options.shots, seed) not in done:
                     row = run(task, options.shots, seed, options)
-                    append(row)
-                    print(f"{task} {seed}: {row['zero_shot']:.3f} -> {row['tuned']:.3f}", flush=True)
+                    append_rows(RESULTS, [row])
+                    print(f"{task} {seed}: {row.zero_shot:.3f} -> {row.tuned:.3f}", flush=True)
     write_page()
     return 0
 

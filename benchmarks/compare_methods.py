@@ -9,7 +9,6 @@ command goes on where it was stopped. Afterwards (with --page: only this) docs/c
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import multiprocessing
@@ -18,12 +17,12 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ledger import current_commit, is_dirty
+from ledger import append_rows, commit_stamp, read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "methods.csv"
@@ -236,31 +235,6 @@ def forwards_per_step(case: Case, model: str) -> int:
     return num_forwards(parts, trainables_of(model) if "full" in METHODS.get(case.method).schemes else adapter_pair())
 
 
-def read_rows() -> list[Row]:
-    """Return the rows there are."""
-    if not RESULTS.exists():
-        return []
-    kinds = {field.name: field.type for field in fields(Row)}
-    with RESULTS.open(newline="") as file:
-        return [Row(**{name: _cell(kinds[name], text) for name, text in line.items()}) for line in csv.DictReader(file)]
-
-
-def _cell(kind: str, text: str) -> Any:
-    if text == "" or kind == "str":
-        return text
-    return int(text) if kind.startswith("int") else float(text)
-
-
-def append(row: Row) -> None:
-    """Add a row to the file."""
-    is_new = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
-        if is_new:
-            writer.writeheader()
-        writer.writerow(asdict(row))
-
-
 def best_rate(case: Case, rows: Sequence[Row]) -> float | None:
     """Return the learning rate of the best dev loss with the first seed; None if every run failed."""
     tried = [row for row in rows if (row.label, row.scheme, row.seed) == (case.label, case.scheme, SEEDS[0])]
@@ -270,8 +244,8 @@ def best_rate(case: Case, rows: Sequence[Row]) -> float | None:
 
 def measure(options: Namespace, chosen: Sequence[Case]) -> None:
     """Make every run that is not in the file, a process each."""
-    commit = current_commit() + ("+" if is_dirty() else "")
-    done = {row.key for row in read_rows()}
+    commit = commit_stamp()
+    done = {row.key for row in read_rows(RESULTS, Row)}
     # every run forks from a server that has only imported: no kernel has run in it
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["foretune.runs.train", "foretune.cli.train", "foretune.catalogue"])
@@ -282,7 +256,7 @@ def measure(options: Namespace, chosen: Sequence[Case]) -> None:
             futures = [pool.submit(run, *job, options.model, options.data_dir) for job in jobs]
             for number, future in enumerate(as_completed(futures), start=1):
                 row = replace(future.result(), commit=commit)
-                append(row)
+                append_rows(RESULTS, [row])
                 accuracy = f"test accuracy {row.test_accuracy:.3f}" if not row.error else row.error
                 print(
                     f"{number}/{len(jobs)} {row.label}/{row.scheme} lr {row.lr:g} seed {row.seed}: {accuracy}",
@@ -292,14 +266,14 @@ def measure(options: Namespace, chosen: Sequence[Case]) -> None:
     for scheme in ZO_EPS:  # a scheme after the other, so that one that was stopped leaves whole tables
         of_scheme = [case for case in chosen if case.scheme == scheme]
         make([(case, lr, SEEDS[0]) for case in of_scheme for lr in case.rates])
-        rows = read_rows()
+        rows = read_rows(RESULTS, Row)
         rates = {case: best_rate(case, rows) for case in of_scheme}
         make([(case, lr, seed) for case, lr in rates.items() if lr is not None for seed in SEEDS[1:]])
 
 
 def write_page(chosen: Sequence[Case]) -> None:
     """Write docs/compared.md from the rows there are, and name what is not measured yet."""
-    rows = read_rows()
+    rows = read_rows(RESULTS, Row)
     header = "| method | tuning | lr | steps | loss drop | dev | test | s a step | state | peak |"
     lines = [PREFACE, header, f"|{' --- |' * 10}"]
     missing = []

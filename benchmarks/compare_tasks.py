@@ -11,18 +11,17 @@ docs/compared-tasks.md is written from them and from what evaluation_speed.py ha
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import evaluation_speed
-from ledger import current_commit, is_dirty
+from ledger import append_rows, commit_stamp, read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "tasks.csv"
@@ -97,7 +96,7 @@ def measure(task: str, options: Namespace) -> Row:
         seconds_per_step=tuned["seconds_per_step"],
         num_cut=plain["num_cut"],
         oracle_difference=oracle_difference(task, options),
-        commit=current_commit() + ("+" if is_dirty() else ""),
+        commit=commit_stamp(),
     )
 
 
@@ -143,34 +142,6 @@ def oracle_difference(task: str, options: Namespace) -> float:
     )
 
 
-def read_rows() -> list[Row]:
-    """Return the rows there are."""
-    if not RESULTS.exists():
-        return []
-    texts = {field.name for field in fields(Row) if field.type == "str"}
-    whole = {field.name for field in fields(Row) if field.type == "int"}
-    with RESULTS.open(newline="") as file:
-        return [
-            Row(
-                **{
-                    name: cell if name in texts or cell == "" else int(cell) if name in whole else float(cell)
-                    for name, cell in line.items()
-                }
-            )
-            for line in csv.DictReader(file)
-        ]
-
-
-def append(row: Row) -> None:
-    """Add a row to the file."""
-    is_new = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
-        if is_new:
-            writer.writeheader()
-        writer.writerow(asdict(row))
-
-
 PREFACE = f"""# The tasks on a small model
 
 Written by `python benchmarks/compare_tasks.py` from benchmarks/results/tasks.csv. opt-mini, a 4 M parameter OPT
@@ -192,7 +163,7 @@ taken with one thread on a machine that other work shared: it is rough.
 def write_page() -> None:
     """Write docs/compared-tasks.md from the rows there are."""
     lines = [PREFACE]
-    for row in sorted(read_rows(), key=lambda row: row.task):
+    for row in sorted(read_rows(RESULTS, Row), key=lambda row: row.task):
         cells = [
             row.task,
             row.metric,
@@ -230,11 +201,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         torch.set_num_threads(options.threads)
         quiet_libraries()
-        done = {row.task for row in read_rows()}
+        done = {row.task for row in read_rows(RESULTS, Row)}
         for task in options.only or [name for name in list_tasks() if get_task(name).templates]:
             if task not in done:
                 row = measure(task, options)
-                append(row)
+                append_rows(RESULTS, [row])
                 print(f"{task}: {row.metric} {row.zero_shot:.3f} -> {row.tuned:.3f}", flush=True)
     write_page()
     return 0

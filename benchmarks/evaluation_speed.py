@@ -10,7 +10,6 @@ are appended to results/evaluation.csv; compare_tasks.py puts the latest ones in
 
 from __future__ import annotations
 
-import csv
 import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ledger import Ledger
+from ledger import Ledger, Row, read_rows
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from workload import SHAPES, build_model
@@ -112,10 +111,9 @@ ReCoRD's just below. Rows/s are of a machine that other work shared.
 
 def section() -> list[str]:
     """Return the lines of the page's section: the latest figures of each model and task."""
-    latest: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
-    with RESULTS.open(newline="") as file:
-        for line in csv.DictReader(file):
-            latest.setdefault((line["shape"], line["method"]), {})[line["what"]] = line
+    latest: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in read_rows(RESULTS, Row):
+        latest.setdefault((row.shape, row.method), {})[row.what] = row
     lines = [PREFACE]
     for (shape, task), found in sorted(latest.items()):
         speed, ratio, arithmetic = (
@@ -124,12 +122,12 @@ def section() -> list[str]:
         cells = [
             shape,
             task,
-            speed["batch"],
-            speed["tokens"],
-            speed["threads"],
-            f"{float(speed['value']):.0f}",
-            f"{float(ratio['value']):.1f}x ({float(ratio['low']):.1f}-{float(ratio['high']):.1f})",
-            f"{float(arithmetic['value']):.1f}x",
+            str(speed.batch),
+            speed.tokens,
+            str(speed.threads),
+            f"{speed.value:.0f}",
+            f"{ratio.value:.1f}x ({ratio.low:.1f}-{ratio.high:.1f})",
+            f"{arithmetic.value:.1f}x",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines

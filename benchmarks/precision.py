@@ -19,13 +19,13 @@ from collections.abc import Sequence
 
 import torch
 from bits import copy_weights, count_changed_bits
-from published_way import PublishedMeZO
 from torch import Tensor, nn
 
 from foretune.estimators import TwoSided
 from foretune.noise import Noise, Purpose, add, fill, mix, stream_id
 from foretune.optimizer import Optimizer
 from foretune.parameters import collect_trainables
+from foretune.runs.published_way import PublishedMeZO
 
 NORM_ELEMENTS = 24 * 768 + 2 * 768
 """Norm weights of an OPT-125M."""

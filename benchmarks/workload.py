@@ -44,8 +44,6 @@ SHAPES = {
 
 BATCH_SIZE = 16
 EQUAL_LENGTHS = (48,) * BATCH_SIZE
-MIXED_LENGTHS = (23, 41, 12, 31, 17, 58, 27, 9, 35, 20, 46, 14, 29, 25, 38, 18)
-"""Tokens of 16 sequences, spread as SST-2 sentences with their prompt are (median 26, longest 58)."""
 
 _FIRST_WORD_ID = 4  # below: OPT's special tokens
 _CANDIDATE_IDS = (372, 411)
@@ -84,8 +82,3 @@ def make_rows(shape: Shape, lengths: Sequence[int], *, seed: int = 1) -> list[En
         sequences = tuple((*prompt, candidate) for candidate in _CANDIDATE_IDS)
         rows.append(EncodedExample(sequences, (1, 1), (number % 2,), f"row {number}"))
     return rows
-
-
-def describe_lengths(lengths: Sequence[int]) -> str:
-    """Return the number of tokens, or the range where it differs."""
-    return str(lengths[0]) if min(lengths) == max(lengths) else f"{min(lengths)}-{max(lengths)}"

@@ -1,11 +1,18 @@
+"""Every table in results is one that its benchmark reads back, and figures are appended under one header."""
+
+import importlib
+
 import pytest
+
+from foretune.runs import memory_bench, step_bench
 
 
 def test_rows_are_appended_under_one_header(tmp_path):
     from ledger import Ledger
-    from timing import Spread
 
-    path = tmp_path / "new" / "step.csv"
+    from foretune.runs.timing import Spread
+
+    path = tmp_path / "new" / "speed.csv"
     for value in (1.5, 2.5):
         ledger = Ledger(shape="tiny", dtype="float32")
         ledger.add("mezo", "step", Spread(value, 1.0, 3.0, 7), "s", batch=16, tokens="48")
@@ -18,11 +25,24 @@ def test_rows_are_appended_under_one_header(tmp_path):
     ]
 
 
-def test_a_file_of_other_columns_is_left_alone(tmp_path):
-    from ledger import Ledger
+@pytest.mark.parametrize("name", ["few_shot", "methods", "tasks", "evaluation", "noise", "step", "memory"])
+def test_what_was_measured_can_be_read(name):
+    from ledger import RESULTS, read_rows
 
-    path = tmp_path / "step.csv"
-    path.write_text("date,speed\n")
-    with pytest.raises(ValueError, match="has columns date, speed; expected date, commit"):
-        Ledger(shape="tiny", dtype="float32").append_to(path)
-    assert path.read_text() == "date,speed\n"
+    modules = {"few_shot": "compare_few_shot", "methods": "compare_methods", "tasks": "compare_tasks"}
+    modules |= {"evaluation": "ledger", "noise": "noise"}
+    kinds = {"step": step_bench.Row, "memory": memory_bench.Row}
+    kind = kinds.get(name) or importlib.import_module(modules[name]).Row
+    assert read_rows(RESULTS / f"{name}.csv", kind)
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [("compare_few_shot", ()), ("compare_tasks", ()), ("compare_methods", ("cases",))],
+)
+def test_pages_are_those_of_the_rows(module, arguments, monkeypatch, tmp_path):
+    script = importlib.import_module(module)
+    committed = script.PAGE.read_text()
+    monkeypatch.setattr(script, "PAGE", tmp_path / "page.md")
+    script.write_page(*(getattr(script, name)() for name in arguments))
+    assert (tmp_path / "page.md").read_text() == committed

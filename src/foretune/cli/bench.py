@@ -10,8 +10,15 @@ from foretune.errors import UsageError, near_misses
 
 if TYPE_CHECKING:
     from foretune.runs.memory_bench import Row
+    from foretune.runs.step_bench import Row as Figure
+    from foretune.runs.step_bench import Table
 
-WHAT = {"memory": "Peak memory and time a step on random tokens, each case in a process of its own."}
+WHAT = {
+    "memory": "Peak memory and time a step on random tokens, each case in a process of its own.",
+    "step": "Time of a step, in parts, beside two bare forwards and the published way, on random tokens.",
+}
+_BUSY = 1.3
+"""Where the floor itself varies by more than this factor, the machine does something else as well."""
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -25,7 +32,7 @@ def run(arguments: Sequence[str]) -> None:
         return
     if words[0] not in WHAT:
         raise UsageError(f"foretune bench does not measure {words[0]!r}.{near_misses(words[0], WHAT)}")
-    _memory(words[1:])
+    {"memory": _memory, "step": _step}[words[0]](words[1:])
 
 
 def _memory(arguments: Sequence[str]) -> None:
@@ -59,3 +66,53 @@ def _cells(row: Row, inference: int) -> tuple[str, ...]:
         return (*place, row.failure, predicted, "-", "-")
     ratio = f"{row.peak_bytes / inference:.2f}" if inference else "-"
     return (*place, f"{row.peak_bytes / 2**20:,.0f}", predicted, ratio, f"{row.seconds_per_step:.3f}")
+
+
+def _step(arguments: Sequence[str]) -> None:
+    from foretune.runs.config import StepBenchConfig
+
+    config = Options("bench step", WHAT["step"], StepBenchConfig).parse(arguments)
+
+    from foretune.cli.display import quiet_libraries
+    from foretune.runs.step_bench import run_step_bench
+
+    quiet_libraries()
+    run_step_bench(config, show_steps)
+    if config.csv is not None:
+        print(f"Written: {config.csv}")
+
+
+def show_steps(table: Table) -> None:
+    """Print what was measured on one workload."""
+    from foretune.cli.display import print_table
+    from foretune.runs.step_bench import FLOOR, PARTS, SPEED_UP, STEP, TO_FLOOR
+
+    load = table.workload
+    title = (
+        f"{load.model}, {load.tuning} tuning, {load.objective} loss, {load.batch} x {load.tokens} tokens, "
+        f"{load.dtype}, {load.device}: medians; speed-up over the published way; parts of the step"
+    )
+    found: dict[str, dict[str, Figure]] = {}
+    for row in table.rows:
+        found.setdefault(row.label, {})[row.what] = row
+    lines = [
+        (
+            name,
+            f"{figures[STEP].value:.3g}",
+            _with_spread(figures.get(TO_FLOOR)),
+            f"{figures[SPEED_UP].value:.1f}x" if SPEED_UP in figures else "",
+            *(f"{figures[part].value / figures[STEP].value:.1%}" if part in figures else "" for part in PARTS),
+        )
+        for name, figures in found.items()
+    ]
+    columns = ("", "step, s", "x floor (20-80 %)", "speed-up", *PARTS)
+    print_table(title, columns, lines)
+    for contestant, reason in table.left_out:
+        print(f"Left out: {contestant}: {reason}")
+    floor = found[FLOOR][STEP] if FLOOR in found else None
+    if floor is not None and floor.high > _BUSY * floor.low:
+        print(f"The floor took {floor.low:.3g} to {floor.high:.3g} s: the machine is busy, trust no figure here.")
+
+
+def _with_spread(figure: Figure | None) -> str:
+    return "" if figure is None else f"{figure.value:.3f} ({figure.low:.2f}-{figure.high:.2f})"

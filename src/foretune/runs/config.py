@@ -302,6 +302,40 @@ class MemoryBenchConfig:
 
 
 @dataclass(kw_only=True)
+class StepBenchConfig:
+    """`foretune bench step`: the time of a step beside its floor and the published way."""
+
+    model: list[str] = _list(["mini"], "Shapes, such as opt-125m llama-7b, local folders or hub ids; random weights.")
+    methods: list[str] = _list(["mezo", "lozo"], "Zeroth-order methods; all: every one, where it is defined.")
+    tuning: list[str] = _list(["full"], "What is tuned: full, lora, prefix, prompt.")
+    objective: list[ProbedObjective] = _list(
+        ["classification"], "lm: the loss of all tokens; classification: of two words behind a row."
+    )
+    batch: list[int] = _list([16], "Rows per step.")
+    tokens: list[str] = _list(["48"], "Tokens of a row; 9-58: rows of 9 to 58, evenly spread.")
+    num_directions: list[int] | None = _option(None, "Directions per step; default: each method's.")
+    rank: list[int] | None = _option(None, "Rank of methods that have one; default: each method's.")
+    engines: list[str] = _list(["auto"], "How perturbed losses are evaluated: auto, or engines to compare.")
+    dtype: DType = _option("auto", "Weights' dtype; auto: float32 on a CPU, the checkpoint's on a GPU.")
+    device: Device = _option("auto", "Where to run; auto: a GPU if there is one.")
+    repeats: int = _option(7, "Rounds that are counted.")
+    skip_published: bool = _option(False, "Leave out the published way, which takes most of the time.")
+    csv: str | None = _option(None, "File for the figures; rows are appended, each with machine, versions and commit.")
+
+    def check(self) -> None:
+        """Refuse sizes out of range.
+
+        Raises:
+            UsageError: naming the option, the value and what would be right.
+        """
+        _at_least(self, "repeats", 1)
+        for name in ("batch", "num_directions", "rank"):
+            least = min(getattr(self, name) or [1])
+            if least < 1:
+                raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {least}.")
+
+
+@dataclass(kw_only=True)
 class ReplayConfig:
     """`foretune replay`: rebuild tuned weights from the base model and a journal, without data."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,13 +60,17 @@ def probe_loss(
         lm = LMObjective(only_train_option=False, split_head=split_head)
         batch = _on_device(lm.collate(rows), model)
         return lambda: lm.loss(model, batch)
-    options = [
+    classification = ClassificationObjective(tied_head, split_head=split_head)
+    words = _on_device(classification.collate(two_words_behind(rows)), model)
+    return lambda: classification.loss(model, words)
+
+
+def two_words_behind(rows: Sequence[EncodedExample]) -> list[EncodedExample]:
+    """Return the rows with two candidates of a token each in place of their last token; the first is right."""
+    return [
         EncodedExample(tuple((*row.token_ids[0][:-1], word) for word in _CANDIDATES), (1, 1), (0,), row.name)
         for row in rows
     ]
-    classification = ClassificationObjective(tied_head, split_head=split_head)
-    words = _on_device(classification.collate(options), model)
-    return lambda: classification.loss(model, words)
 
 
 def _on_device(batch: Any, model: nn.Module) -> Any:

@@ -2,27 +2,42 @@ import pytest
 import torch
 from torch import nn
 
-from foretune.objectives import ClassificationObjective
+from foretune.objectives import ClassificationObjective, LMObjective
+from foretune.runs import published_way
+from foretune.runs.published_way import PublishedMeZO
+from foretune.runs.shapes import load_shape, random_model
+from foretune.runs.synthetic import synthetic_rows, two_words_behind
+
+LENGTHS = (9, 14, 12)
 
 
-def test_its_loss_is_ours():
-    import published_way
-    from workload import MIXED_LENGTHS, SHAPES, build_model, make_rows
+@pytest.fixture(scope="module")
+def model():
+    return random_model(load_shape("mini"), dtype=torch.float64, device=torch.device("cpu"))
 
-    model = build_model(SHAPES["tiny"], torch.float64)
-    rows = make_rows(SHAPES["tiny"], MIXED_LENGTHS)
-    objective = ClassificationObjective()
 
+@pytest.fixture(scope="module")
+def rows():
+    return [synthetic_rows(load_shape("mini"), num_rows=1, length=length, seed=length)[0] for length in LENGTHS]
+
+
+def test_its_classification_loss_is_ours(model, rows):
+    rows, objective = two_words_behind(rows), ClassificationObjective()
     with torch.inference_mode():
         ours = objective.loss(model, objective.collate(rows))
-        theirs = published_way.loss(model, published_way.collate(rows))
+        theirs = published_way.classification_loss(model, published_way.collate(rows))
+    torch.testing.assert_close(theirs.float(), ours, rtol=1e-5, atol=1e-6)
 
+
+def test_its_lm_loss_is_ours(model, rows):
+    objective = LMObjective(only_train_option=False)
+    with torch.inference_mode():
+        ours = objective.loss(model, objective.collate(rows))
+        theirs = published_way.lm_loss(model, published_way.collate(rows))
     torch.testing.assert_close(theirs.float(), ours, rtol=1e-5, atol=1e-6)
 
 
 def test_a_step_follows_the_formula():
-    from published_way import PublishedMeZO
-
     model = nn.Linear(3, 2).double()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     slopes = {name: torch.full_like(parameter, 0.5) for name, parameter in before.items()}
@@ -48,8 +63,6 @@ def test_a_step_follows_the_formula():
 
 @pytest.mark.parametrize("factors", [(1, -2, 1), (2, -2)])
 def test_walks_cancel_up_to_rounding(factors):
-    from published_way import PublishedMeZO
-
     model = nn.Linear(3, 2).double()
     before = model.weight.detach().clone()
     method = PublishedMeZO(model, lr=0.1, zo_eps=0.5)

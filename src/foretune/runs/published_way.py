@@ -1,7 +1,7 @@
 """A MeZO step as it is usually published, written from its description: the baseline of our measurements.
 
 Directions come from the global generator, re-seeded before each of four walks over the parameters (plus,
-minus, back, update); each walk replaces every tensor by a new one. The loss runs one row a candidate, with
+minus, back, update); each walk replaces every tensor by a new one. The losses run one row a candidate, with
 logits at every position and a log-softmax over the whole vocabulary at each.
 
 References:
@@ -26,7 +26,7 @@ class PublishedBatch(TypedDict):
     Keys:
         input_ids: (B K, T) int64, the option included, padded on the left.
         attention_mask: (B K, T) int64, 0 on padding.
-        option_mask: (B K, T - 1) bool, True where a position predicts an option token.
+        option_mask: (B K, T - 1) bool, True where a position predicts a token of the option.
         labels: (B,) int64, the right candidate of each row.
     """
 
@@ -36,29 +36,38 @@ class PublishedBatch(TypedDict):
     labels: Tensor
 
 
-def collate(rows: Sequence[EncodedExample]) -> PublishedBatch:
+def collate(rows: Sequence[EncodedExample], device: torch.device | str = "cpu") -> PublishedBatch:
     """Put the candidates of all rows, which have equally many, under each other."""
     sequences = [ids for row in rows for ids in row.token_ids]
     longest = max(map(len, sequences))
     lengths = torch.tensor([len(ids) for ids in sequences])
     option_lengths = torch.tensor([length for row in rows for length in row.option_lengths])
     return {
-        "input_ids": torch.tensor([[1] * (longest - len(ids)) + list(ids) for ids in sequences]),
-        "attention_mask": (torch.arange(longest, 0, -1) <= lengths[:, None]).long(),
-        "option_mask": torch.arange(longest - 1, 0, -1) <= option_lengths[:, None],
-        "labels": torch.tensor([row.correct[0] for row in rows]),
+        "input_ids": torch.tensor([[1] * (longest - len(ids)) + list(ids) for ids in sequences]).to(device),
+        "attention_mask": (torch.arange(longest, 0, -1) <= lengths[:, None]).long().to(device),
+        "option_mask": (torch.arange(longest - 1, 0, -1) <= option_lengths[:, None]).to(device),
+        "labels": torch.tensor([row.correct[0] for row in rows]).to(device),
     }
 
 
-def loss(model: nn.Module, batch: PublishedBatch) -> Tensor:
+def classification_loss(model: nn.Module, batch: PublishedBatch) -> Tensor:
     """Return the cross entropy over the candidates' mean log-probabilities, a scalar."""
+    option_mask = batch["option_mask"]
+    scores = (_logprobs(model, batch) * option_mask).sum(dim=1) / option_mask.sum(dim=1)
+    return cross_entropy(scores.view(len(batch["labels"]), -1), batch["labels"])
+
+
+def lm_loss(model: nn.Module, batch: PublishedBatch) -> Tensor:
+    """Return the mean over the options' tokens of their negative log-probability, a scalar; one candidate a row."""
+    option_mask = batch["option_mask"]
+    return -(_logprobs(model, batch) * option_mask).sum() / option_mask.sum()
+
+
+def _logprobs(model: nn.Module, batch: PublishedBatch) -> Tensor:
+    """Return the log-probability of every token but the first, (B K, T - 1)."""
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     logits = logits[:, -batch["input_ids"].shape[1] :]  # a prompt's own positions come first
-    logprobs = torch.log_softmax(logits[:, :-1], dim=-1)
-    of_tokens = logprobs.gather(2, batch["input_ids"][:, 1:, None]).squeeze(2)
-    option_mask = batch["option_mask"]
-    scores = (of_tokens * option_mask).sum(dim=1) / option_mask.sum(dim=1)
-    return cross_entropy(scores.view(len(batch["labels"]), -1), batch["labels"])
+    return torch.log_softmax(logits[:, :-1], dim=-1).gather(2, batch["input_ids"][:, 1:, None]).squeeze(2)
 
 
 class PublishedMeZO:

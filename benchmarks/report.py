@@ -1,0 +1,251 @@
+"""Writes docs/performance.md and its plots from the ledgers in results and the words in a template: `make docs`.
+
+Of figures that were measured several times, the latest counts. A test compares the page with what this returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import figures
+import noise
+from ledger import RESULTS, read_rows
+from matplotlib.figure import Figure
+
+from foretune.runs import memory_bench, step_bench
+from foretune.runs.memory_case import INFERENCE
+from foretune.runs.step_bench import FLOOR, PUBLISHED, SHARE, SPEED_UP, STEP, TO_FLOOR
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGE = DOCS / "performance.md"
+TEMPLATE = Path(__file__).resolve().parent / "performance.template.md"
+"""The words of the page; what is in braces is made of rows."""
+IMAGES = DOCS / "images"
+
+MAIN = {"model": "opt-125m", "dtype": "float32", "device": "cpu", "batch": 16}
+"""What the goals are about."""
+NOT_MEASURED = "Not measured yet."
+_TUNINGS = ("full", "lora", "prefix", "prompt")
+
+Measured = TypeVar("Measured", step_bench.Row, memory_bench.Row, noise.Row)
+
+
+@dataclass(frozen=True, slots=True)
+class Ledgers:
+    """The latest figure of each kind.
+
+    Attributes:
+        steps: Of results/step.csv.
+        memory: Of results/memory.csv.
+        noise: Of results/noise.csv.
+    """
+
+    steps: Sequence[step_bench.Row]
+    memory: Sequence[memory_bench.Row]
+    noise: Sequence[noise.Row]
+
+    @classmethod
+    def read(cls, folder: Path = RESULTS) -> Ledgers:
+        """Read the files of a folder; one that is missing is empty."""
+        return cls(
+            latest(read_rows(folder / "step.csv", step_bench.Row), lambda row: row.key),
+            latest(read_rows(folder / "memory.csv", memory_bench.Row), _memory_key),
+            latest(read_rows(folder / "noise.csv", noise.Row), lambda row: (row.device, row.dtype, row.case)),
+        )
+
+
+def latest(rows: Iterable[Measured], key: object) -> list[Measured]:
+    """Return the last row of each key, in the order in which the keys were first measured."""
+    return list({key(row): row for row in rows}.values())  # type: ignore[operator]
+
+
+def _memory_key(row: memory_bench.Row) -> tuple[object, ...]:
+    place = (row.model, row.dtype, row.device, row.batch_size, row.sequence_length, row.objective)
+    return (*place, row.method, row.engine, row.tuning)
+
+
+# ---------------------------------------------------------------- tables
+
+
+def table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in (columns, ["---"] * len(columns), *lines))
+
+
+def _selected(rows: Iterable[step_bench.Row], **fields: object) -> list[step_bench.Row]:
+    return [row for row in rows if all(getattr(row, name) == value for name, value in fields.items())]
+
+
+def _contestants(rows: Iterable[step_bench.Row]) -> dict[str, dict[str, step_bench.Row]]:
+    """Return the figures of every contestant by what they are; the baselines come first."""
+    found: dict[str, dict[str, step_bench.Row]] = {}
+    for row in rows:
+        found.setdefault(row.label, {})[row.what] = row
+    return dict(sorted(found.items(), key=lambda item: (item[0] != FLOOR, item[0] != PUBLISHED, item[0])))
+
+
+def _spread(row: step_bench.Row | None, digits: int) -> str:
+    if row is None:
+        return ""
+    value, low, high = (f"{number:.{digits}f}" for number in (row.value, row.low, row.high))
+    return f"{value} ({low}-{high})"
+
+
+def step_table(rows: Sequence[step_bench.Row]) -> str:
+    """Return the whole table of one workload."""
+    lines = [
+        [
+            name,
+            _spread(found[STEP], 2),
+            _spread(found.get(TO_FLOOR), 3),
+            _spread(found.get(SPEED_UP), 1),
+            f"{100 * found[SHARE].value:.0f} %" if SHARE in found else "",
+            str(found[STEP].n),
+            f"{found[STEP].commit}{'+' if found[STEP].dirty else ''}",
+        ]
+        for name, found in _contestants(rows).items()
+        if STEP in found
+    ]
+    columns = ("", "step, s", "x floor", "published / it", "noise + update", "rounds", "commit")
+    return table(columns, lines) if lines else NOT_MEASURED
+
+
+def scheme_table(rows: Sequence[step_bench.Row]) -> str:
+    """Return a line a contestant, a column a tuning scheme: x floor, and the share of noise and update."""
+    cells: dict[str, dict[str, str]] = {}
+    for tuning in _TUNINGS:
+        for name, found in _contestants(_selected(rows, tuning=tuning)).items():
+            if TO_FLOOR in found:
+                share = f", {100 * found[SHARE].value:.1f} %" if SHARE in found else ""
+                cells.setdefault(name, {})[tuning] = f"{found[TO_FLOOR].value:.3f}{share}"
+    lines = [[name, *(found.get(tuning, "") for tuning in _TUNINGS)] for name, found in cells.items()]
+    return table(("", *_TUNINGS), lines) if lines else NOT_MEASURED
+
+
+def gpu_tables(rows: Sequence[step_bench.Row]) -> str:
+    """Return a table of schemes for every workload on a GPU."""
+    found: dict[tuple[object, ...], list[step_bench.Row]] = {}
+    for row in _selected(rows, device="cuda"):
+        place = (row.machine, row.model, row.dtype, f"{row.objective} loss", f"{row.batch} x {row.tokens} tokens")
+        found.setdefault(place, []).append(row)
+    if not found:
+        return NOT_MEASURED
+    return "\n\n".join(f"{', '.join(map(str, place))}:\n\n{scheme_table(group)}" for place, group in found.items())
+
+
+def noise_table(rows: Sequence[noise.Row]) -> str:
+    """Return what an element of each kernel takes."""
+    lines = [
+        [
+            row.device,
+            row.dtype,
+            row.case,
+            f"{row.nanoseconds:.3f}",
+            f"{row.gigabytes_per_second:.1f}",
+            f"{100 * row.of_copy:.0f} %",
+            f"{row.speed_up:.1f}",
+            f"{row.machine}, {row.threads} threads" if row.device == "cpu" else row.machine,
+            f"{row.commit}{'+' if row.dirty else ''}",
+        ]
+        for row in rows
+    ]
+    columns = ("device", "dtype", "case", "ns", "GB/s", "of a copy", "torch.normal / it", "machine", "commit")
+    return table(columns, lines) if lines else NOT_MEASURED
+
+
+def memory_table(rows: Sequence[memory_bench.Row]) -> str:
+    """Return measured and predicted peaks, each beside inference."""
+    lines = []
+    for row in rows:
+        place = [f"{row.model}, {row.objective}", row.method, row.tuning]
+        if row.failure:
+            lines.append([*place, row.failure, "", "", "", ""])
+            continue
+        inference = next((other.peak_bytes for other in rows if _is_inference_of(other, row)), 0)
+        measured, predicted, process = row.peak_bytes, row.predicted_bytes, row.process_bytes
+        whole = 100 * (predicted - measured) / (measured + process)
+        lines.append(
+            [
+                *place,
+                f"{measured / 2**20:.1f}",
+                f"{measured / inference:.2f}" if inference else "",
+                f"{predicted / 2**20:.1f}" if predicted else "-",
+                f"{100 * (predicted / measured - 1):.1f}" if predicted else "",
+                f"{whole:.1f}" if predicted and process else "",
+            ]
+        )
+    columns = ("shape, loss", "method", "tuning", "measured", "x inference", "predicted", "error, %")
+    return table((*columns, "with the process, %"), lines) if lines else NOT_MEASURED
+
+
+def _is_inference_of(row: memory_bench.Row, other: memory_bench.Row) -> bool:
+    same = ("model", "dtype", "device", "batch_size", "sequence_length", "objective")
+    return row.method == INFERENCE and all(getattr(row, name) == getattr(other, name) for name in same)
+
+
+# ---------------------------------------------------------------- the page
+
+
+def page(ledgers: Ledgers) -> str:
+    """Return the whole page."""
+    main = _selected(ledgers.steps, **MAIN)
+    drawn = plots(ledgers)
+    return TEMPLATE.read_text().format(
+        versions=_versions(ledgers.steps),
+        step=step_table(_selected(main, tuning="full", objective="classification", tokens="48")),
+        mixed=step_table(_selected(main, tuning="full", objective="classification", tokens="9-58")),
+        lm=step_table(_selected(main, tuning="full", objective="lm", tokens="48")),
+        classification_schemes=scheme_table(_selected(main, objective="classification", tokens="48")),
+        lm_schemes=scheme_table(_selected(main, objective="lm", tokens="48")),
+        gpu=gpu_tables(ledgers.steps),
+        noise=noise_table(ledgers.noise),
+        memory=memory_table(ledgers.memory),
+        **{name: _image(name, text) if name in drawn else NOT_MEASURED for name, text in PLOTS.items()},
+    )
+
+
+PLOTS = {
+    "step_breakdown": "Parts of a step, in units of as many bare forwards",
+    "growth": "Time of a step against parameters, tokens, rows, directions and rank",
+    "memory_peaks": "Peak memory, in units of inference",
+}
+
+
+def plots(ledgers: Ledgers) -> Mapping[str, Figure]:
+    """Return the plots that there are rows for."""
+    main = _selected(ledgers.steps, **MAIN, tuning="full", objective="classification", tokens="48")
+    drawn = {
+        "step_breakdown": figures.step_breakdown(main),
+        "growth": figures.growth(_selected(ledgers.steps, device="cpu")),
+        "memory_peaks": figures.memory(ledgers.memory),
+    }
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def _image(name: str, text: str) -> str:
+    return f"![{text}](images/{name}.svg)"
+
+
+def _versions(rows: Sequence[step_bench.Row]) -> str:
+    """Return the machines and versions that steps were measured with."""
+    found = dict.fromkeys(
+        f"- {row.machine}, {row.threads} threads, Python {row.python}, torch {row.torch}, "
+        f"transformers {row.transformers}"
+        for row in rows
+    )
+    return "\n".join(found) or NOT_MEASURED
+
+
+def main() -> None:
+    """Write the page and its plots."""
+    ledgers = Ledgers.read()
+    PAGE.write_text(page(ledgers))
+    for name, figure in plots(ledgers).items():
+        figures.save(figure, IMAGES / f"{name}.svg")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""`foretune bench step`: what it prints."""
+
+from dataclasses import replace
+
+import pytest
+
+from foretune.cli import bench
+from foretune.cli.main import main
+from foretune.runs.config import StepBenchConfig
+from foretune.runs.step_bench import FLOOR, STEP, Table, run_step_bench
+
+SIZES = "--batch 2 --tokens 6 --repeats 1 --device cpu --skip-published"
+
+
+def test_a_table_for_each_workload_and_what_is_left_out(tmp_path, capsys):
+    path = tmp_path / "step.csv"
+    code = main(f"bench step --methods lozo zobcd --tuning full lora {SIZES} --csv {path}".split())
+    out = capsys.readouterr().out
+    assert code == 0
+    assert "mini, full tuning, classification loss, 2 x 6 tokens, float32, cpu" in out
+    assert "mini, lora tuning" in out
+    assert "lozo, layerwise" in out
+    assert "Left out: zobcd/auto: Method 'zobcd' is not defined for --tuning full; use lora." in out
+    assert f"Written: {path}" in out
+    assert path.exists()
+
+
+@pytest.mark.parametrize(("high", "is_busy"), [(1.2, False), (1.4, True)])
+def test_a_busy_machine_is_named(high, is_busy, capsys):
+    config = StepBenchConfig(batch=[1], tokens=["4"], repeats=1, device="cpu", skip_published=True, methods=["mezo"])
+    (table,) = run_step_bench(config)
+    rows = [
+        replace(row, value=1.1, low=1.0, high=high) if (row.method, row.what) == (FLOOR, STEP) else row
+        for row in table.rows
+    ]
+    bench.show_steps(Table(table.workload, rows, []))
+    assert ("the machine is busy" in capsys.readouterr().out) == is_busy
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("step --method mezo", "Did you mean: --methods"),
+        ("step --batch two", "--batch must be a list of a whole number"),
+        ("step --objective f1", "--objective must be a list of one of lm, classification"),
+        ("step --model opt-12b", "Did you mean: opt-13b"),
+        ("stepp", "Did you mean: step"),
+    ],
+)
+def test_bad_options(words, message, capsys):
+    code = main(f"bench {words}".split())
+    err = capsys.readouterr().err
+    assert (code, message in err) == (2, True), err

@@ -1,0 +1,33 @@
+import subprocess
+
+import torch
+
+from foretune.runs import provenance
+from foretune.runs.provenance import Provenance, current_commit, is_dirty
+
+
+def test_this_process_is_described():
+    found = Provenance.here()
+    assert found.torch == torch.__version__
+    assert found.threads == torch.get_num_threads()
+    assert found.machine
+    assert found.date.endswith("Z")
+    assert (found.commit, found.dirty) == (current_commit(), int(is_dirty()))
+
+
+def test_a_repository_that_the_package_was_installed_into_is_not_its_own(monkeypatch, tmp_path):
+    package = tmp_path / "venv" / "foretune"
+    package.mkdir(parents=True)
+    for words in (
+        ["init", "-q"],
+        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-mx"],
+    ):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    monkeypatch.setattr(provenance, "_PACKAGE", package)
+    assert (current_commit(), is_dirty()) == ("", False)
+
+    own = tmp_path / "src" / "foretune"
+    own.mkdir(parents=True)
+    monkeypatch.setattr(provenance, "_PACKAGE", own)
+    assert len(current_commit()) >= 7
+    assert not is_dirty()
