@@ -38,6 +38,7 @@ bench: setup           ## steps and noise against their floors; appends to bench
 docs: setup            ## the pages that are generated from the code, and from what was measured
 	$(BIN)/python docs/generate_methods.py
 	$(BIN)/python docs/generate_tasks.py
+	$(BIN)/python docs/generate_coming_from.py
 	$(BIN)/python benchmarks/report.py
 
 golden: setup          ## record anew what tasks look like to a model; read the difference

@@ -91,6 +91,13 @@ def test_the_tasks_page_is_current(monkeypatch):
     assert generate_tasks.PAGE.read_text() == generate_tasks.page(), "run `make docs`"
 
 
+def test_the_migration_page_is_current(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import generate_coming_from
+
+    assert generate_coming_from.PAGE.read_text() == generate_coming_from.page(), "run `make docs`"
+
+
 def test_env_names_versions(capsys):
     import torch
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "data": "Download the rows of tasks once, for machines without a network.",
     "estimate": "Predict the memory of a run before anything is loaded.",
     "bench": "Measure memory and time of methods on random tokens.",
+    "migrate": "Translate a command of a research code (MeZO, ZO-LLM, SubZero, ...) into one of foretune.",
     "methods": "List the methods, or show one with its options.",
     "demo": "See it work: a tiny model, made and tuned on the spot.",
     "env": "Show versions, devices and noise backends.",
