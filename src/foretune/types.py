@@ -86,9 +86,9 @@ class Combination:
     def scaled(self, factor: float) -> Combination:
         """Return ``factor * self``; coefficients multiply in float64."""
         return Combination(
-            noise=tuple((coef * factor, address) for coef, address in self.noise),
+            noise=tuple([(coef * factor, address) for coef, address in self.noise]),
             dense=None if self.dense is None else (self.dense[0] * factor, self.dense[1]),
-            products=tuple((coef * factor, product) for coef, product in self.products),
+            products=tuple([(coef * factor, product) for coef, product in self.products]),
             mask=self.mask,
         )
 

@@ -7,6 +7,7 @@ be drawn in order and nothing has to be stored. All numbers in this file are par
 from __future__ import annotations
 
 import enum
+import functools
 import hashlib
 import operator
 from dataclasses import dataclass
@@ -94,6 +95,7 @@ class LowRankNoise:
         return Noise(self.key, self.stream, Purpose.RIGHT)
 
 
+@functools.lru_cache(typed=True)  # a basis of every tensor has the same key
 def mix(seed: int, epoch: int, query: int = 0) -> int:
     """Return the 64-bit key of one draw.
 

@@ -15,8 +15,10 @@ off: a fused multiply-add would change bits.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
+import struct
 import threading
 from array import array
 from collections.abc import Callable, Sequence
@@ -57,7 +59,7 @@ _jit = njit(nogil=True)  # compiled into the kernels, which are cached as a whol
 
 
 def fill(out: Tensor, noise: Noise) -> None:
-    """Write z into the flat contiguous tensor `out`, rounded to nearest."""
+    """Write z into the contiguous tensor `out`, rounded to nearest."""
     layout = Layout(1, out.numel(), 0, 0, out.numel(), None)
     _run("fill", out, layout, [out.data_ptr()], [], [noise])
 
@@ -72,7 +74,7 @@ def add(
     rounding: Noise | None,
     mask: ElementMask | None,
 ) -> None:
-    """See `foretune.noise.add`; flat contiguous tensors, coefficients rounded already and none of them 0."""
+    """See `foretune.noise.add`; contiguous tensors, coefficients rounded already and none of them 0."""
     coefficient, summand = (0.0, 0) if dense is None else (dense[0], dense[1].data_ptr())
     noises = [noise for _, noise in terms]
     specific = [out.data_ptr(), base.data_ptr(), summand]
@@ -97,7 +99,7 @@ def add_low_rank(
     scale: float,
     rounding: Noise | None,
 ) -> None:
-    """See `foretune.noise.add_low_rank`; flat contiguous `out` and `base`, left (m, r), right (n, r)."""
+    """See `foretune.noise.add_low_rank`; contiguous `out` and `base`, left (m, r), right (n, r)."""
     left, right = left.contiguous(), right.t().contiguous()
     pointers = [out.data_ptr(), base.data_ptr(), left.data_ptr(), right.data_ptr(), left.shape[1]]
     _run("add_low_rank", out, layout, pointers, [scale], [], rounding)
@@ -105,21 +107,22 @@ def add_low_rank(
 
 # Driving the kernels.
 #
-# A kernel is a C function of the addresses of its integers and floats, of start and of stop: it writes
-# elements start to stop - 1 of those selected. All kernels share that signature, so one compiled parallel
-# loop drives them all; a loop around each kernel would compile every kernel twice. The integers are
-# `_HEADER` of them, one row for each noise address, and what the kernel itself asks for.
+# A kernel is a C function of the address of its arguments, of start and of stop: it writes elements start to
+# stop - 1 of those selected. All kernels share that signature, so one compiled parallel loop drives them all; a
+# loop around each kernel would compile every kernel twice. The arguments are integers and behind them floats:
+# `_HEADER` integers, one row for each noise address, and what the kernel itself asks for.
 
-_HEADER = 11
+_HEADER = 12
 _KEEP_ALL, _KEEP_LANES, _KEEP_MAGNITUDES = 0, 1, 2
 _WORDS_PER_ADDRESS = 5
-_SIGNATURE = types.void(types.int64, types.int64, types.int64, types.int64)
+_SIGNATURE = types.void(types.int64, types.int64, types.int64)
 _STORAGE = {
     torch.float32: np.float32,
     torch.float64: np.float64,
     torch.float16: np.uint16,  # Numba has no half types: kernels convert the bits
     torch.bfloat16: np.uint16,
 }
+_PROTOTYPE = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64)
 _pool_lock = threading.Lock()  # Numba's fallback pool must not be entered by two threads at a time
 _forked = False
 
@@ -136,37 +139,50 @@ def _run(
     num_terms: int = 0,
 ) -> None:
     """Run a kernel over every selected element, on PyTorch's number of threads if that is worth it."""
-    rows = layout.rows if layout.rows is None else layout.rows.contiguous()
+    num_rows, row_length, row_start, col_start, full_width, rows = layout
+    rows = rows if rows is None else rows.contiguous()
     addresses = noises if rounding is None else [rounding, *noises]
+    num_numbers = _HEADER + _WORDS_PER_ADDRESS * len(addresses)
     integers = [
-        layout.num_rows,
-        layout.row_length,
-        layout.row_start,
-        layout.col_start,
-        layout.full_width,
+        num_rows,
+        row_length,
+        row_start,
+        col_start,
+        full_width,
         0 if rows is None else rows.data_ptr(),
         out.dtype == torch.float16,
         num_terms,
         rounding is not None,
-        _HEADER + _WORDS_PER_ADDRESS * len(addresses),
+        num_numbers,
+        num_numbers + len(specific),
         _TABLE.data_ptr(),
     ]
     for noise in addresses:
         integers += (noise.key & 0xFFFFFFFF, noise.key >> 32, noise.stream, noise.purpose, noise.law)
-    packed_integers, packed_floats = array("q", integers + specific), array("d", floats)
-    integers_at, floats_at = packed_integers.buffer_info()[0], packed_floats.buffer_info()[0]
-    num_elements = layout.num_selected * layout.row_length
-    kernel = _kernel(name, _STORAGE[out.dtype])
+    arguments = _packer(num_numbers + len(specific), len(floats))(*integers, *specific, *floats)
+    num_elements = layout.num_selected * row_length
     if num_elements <= 2 * _PIECE or torch.get_num_threads() == 1 or _forked:
-        kernel.ctypes(integers_at, floats_at, 0, num_elements)
+        _function(name, out.dtype)(arguments, 0, num_elements)
         return
+    held = array("q", arguments)
     with _pool_lock:
         available = numba.get_num_threads()
         numba.set_num_threads(min(available, torch.get_num_threads()))
         try:
-            _drive(kernel, integers_at, floats_at, num_elements)
+            _drive(_kernel(name, out.dtype), held.buffer_info()[0], num_elements)
         finally:
             numba.set_num_threads(available)
+
+
+@functools.cache
+def _packer(num_integers: int, num_floats: int) -> Callable[..., bytes]:
+    return struct.Struct(f"{num_integers}q{num_floats}d").pack
+
+
+@functools.cache
+def _function(name: str, dtype: torch.dtype) -> Callable[[bytes, int, int], None]:
+    """Return a kernel as Python calls it, with the arguments themselves."""
+    return _PROTOTYPE(_kernel(name, dtype).address)
 
 
 def _note_fork() -> None:
@@ -433,6 +449,13 @@ def _address(integers, index):
 
 
 @_jit
+def _unpacked(arguments):
+    """Return pointers to the integers and to the floats behind them."""
+    integers = _pointer(arguments, np.int64)
+    return integers, _pointer(arguments + 8 * integers[10], np.float64)
+
+
+@_jit
 def _place(integers, position, stop):
     """Return the row, column, memory offset and element of a position, and the length of its tile."""
     num_rows, row_length = integers[0], integers[1]
@@ -446,8 +469,9 @@ def _place(integers, position, stop):
 
 
 @functools.cache
-def _kernel(name: str, storage: type[np.generic]) -> CFunc:
-    """Compile a kernel for tensors stored as `storage`, or load it from Numba's cache."""
+def _kernel(name: str, dtype: torch.dtype) -> CFunc:
+    """Compile a kernel for tensors of this dtype, or load it from Numba's cache."""
+    storage = _STORAGE[dtype]
     compute = np.float64 if storage is np.float64 else np.float32
     return cfunc(_SIGNATURE, cache=True)(_ENTRIES[name](storage, compute))
 
@@ -457,22 +481,22 @@ def _kernel(name: str, storage: type[np.generic]) -> CFunc:
 
 
 def _fill_entry(storage: type[np.generic], compute: type[np.generic]) -> Callable[..., None]:
-    def fill(integers, floats, start, stop):
-        _fill(_pointer(integers, np.int64), start, stop, storage)
+    def fill(arguments, start, stop):
+        _fill(arguments, start, stop, storage)
 
     return fill
 
 
 def _add_entry(storage: type[np.generic], compute: type[np.generic]) -> Callable[..., None]:
-    def add(integers, floats, start, stop):
-        _add(_pointer(integers, np.int64), _pointer(floats, np.float64), start, stop, storage, compute)
+    def add(arguments, start, stop):
+        _add(arguments, start, stop, storage, compute)
 
     return add
 
 
 def _add_low_rank_entry(storage: type[np.generic], compute: type[np.generic]) -> Callable[..., None]:
-    def add_low_rank(integers, floats, start, stop):
-        _add_low_rank(_pointer(integers, np.int64), _pointer(floats, np.float64), start, stop, storage, compute)
+    def add_low_rank(arguments, start, stop):
+        _add_low_rank(arguments, start, stop, storage, compute)
 
     return add_low_rank
 
@@ -481,20 +505,21 @@ _ENTRIES = {"fill": _fill_entry, "add": _add_entry, "add_low_rank": _add_low_ran
 
 
 @njit(nogil=True, cache=True, parallel=True)
-def _drive(kernel, integers, floats, num_elements):
+def _drive(kernel, arguments, num_elements):
     """Cut [0, num_elements) into pieces and share them among the threads."""
     for piece in prange((num_elements + _PIECE - 1) // _PIECE):
         start = piece * _PIECE
         stop = min(start + _PIECE, num_elements)
-        kernel(integers, floats, start, stop)
+        kernel(arguments, start, stop)
 
 
 @_jit
-def _fill(integers, start, stop, storage):
+def _fill(arguments, start, stop, storage):
     """Asks for: pointer of out."""
+    integers, _ = _unpacked(arguments)
     out = carray(_pointer(integers[integers[9]], storage), (integers[1],))
     is_float16, address = integers[6] != 0, _address(integers, 0)
-    memory = _memory(_stack(_WORD_BYTES), _stack(_VALUE_BYTES), integers[10])
+    memory = _memory(_stack(_WORD_BYTES), _stack(_VALUE_BYTES), integers[11])
     for element in range(start, stop, _TILE):
         n = min(_TILE, stop - element)
         skip = _values(memory, element, n, address)
@@ -502,12 +527,13 @@ def _fill(integers, start, stop, storage):
 
 
 @_jit
-def _add(integers, floats, start, stop, storage, compute):
+def _add(arguments, start, stop, storage, compute):
     """Asks for: pointers of out, base and dense (or 0), kind of mask, its first lane and the one behind its last.
 
     Floats are scale, dense's coefficient, one a term, the mask's limit; addresses are the rounding's, the terms', the
     mask's.
     """
+    integers, floats = _unpacked(arguments)
     is_float16, num_terms, rounds = integers[6] != 0, integers[7], integers[8] != 0
     size, specific = integers[0] * integers[1], integers[9]
     out = carray(_pointer(integers[specific], storage), (size,))
@@ -516,7 +542,7 @@ def _add(integers, floats, start, stop, storage, compute):
     keeps, first_lane, behind_lane = integers[specific + 3], integers[specific + 4], integers[specific + 5]
     scale, dense_coefficient = compute(floats[0]), compute(floats[1])
     limit = compute(floats[2 + num_terms]) if keeps == _KEEP_MAGNITUDES else compute(0)
-    memory = _memory(_stack(_WORD_BYTES), _stack(_VALUE_BYTES), integers[10])
+    memory = _memory(_stack(_WORD_BYTES), _stack(_VALUE_BYTES), integers[11])
     lanes = memory.lanes
     acc = carray(_pointer(_stack(_ACC_BYTES), compute), (_TILE,))
     before = carray(_pointer(_stack(_ACC_BYTES), compute), (_TILE,))
@@ -555,11 +581,12 @@ def _add(integers, floats, start, stop, storage, compute):
 
 
 @_jit
-def _add_low_rank(integers, floats, start, stop, storage, compute):
+def _add_low_rank(arguments, start, stop, storage, compute):
     """Asks for: pointers of out, base, left (m, r), right (r, n), and r; floats are scale.
 
     Four ranks share a pass over the tile.
     """
+    integers, floats = _unpacked(arguments)
     is_float16, rounds = integers[6] != 0, integers[8] != 0
     num_rows, row_length, specific = integers[0], integers[1], integers[9]
     rank = integers[specific + 4]
@@ -568,7 +595,7 @@ def _add_low_rank(integers, floats, start, stop, storage, compute):
     left = carray(_pointer(integers[specific + 2], compute), (num_rows, rank))
     right = carray(_pointer(integers[specific + 3], compute), (rank, row_length))
     scale = compute(floats[0])
-    memory = _memory(_stack(_WORD_BYTES), _stack(_VALUE_BYTES), integers[10])
+    memory = _memory(_stack(_WORD_BYTES), _stack(_VALUE_BYTES), integers[11])
     lanes = memory.lanes
     acc = carray(_pointer(_stack(_ACC_BYTES), compute), (_TILE,))
     position = start

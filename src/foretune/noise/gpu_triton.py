@@ -47,7 +47,7 @@ _OPTIONS = {"enable_fp_fusion": False, "debug": True, "sanitize_overflow": False
 
 
 def fill(out: Tensor, noise: Noise) -> None:
-    """Write z into the flat contiguous tensor `out`, rounded to nearest."""
+    """Write z into the contiguous tensor `out`, rounded to nearest."""
     integers, _ = _on_device(out.device, [noise], [])
     _launch(_fill, Layout(1, out.numel(), 0, 0, out.numel()), out, quantile_table(out.device), integers)
 
@@ -62,7 +62,7 @@ def add(
     rounding: Noise | None,
     mask: ElementMask | None,
 ) -> None:
-    """See `foretune.noise.add`; flat contiguous tensors, coefficients rounded already and none of them 0."""
+    """See `foretune.noise.add`; contiguous tensors, coefficients rounded already and none of them 0."""
     coefficient, summand = (0.0, None) if dense is None else dense
     keeps, limit, lanes_of, interval = _KEEP_ALL, 0.0, None, (0, 0)
     if isinstance(mask, LaneMask):
@@ -87,7 +87,7 @@ def add_low_rank(
     scale: float,
     rounding: Noise | None,
 ) -> None:
-    """See `foretune.noise.add_low_rank`; flat contiguous `out` and `base`, left (m, r), right (n, r)."""
+    """See `foretune.noise.add_low_rank`; contiguous `out` and `base`, left (m, r), right (n, r)."""
     integers, floats = _on_device(out.device, [rounding], [scale])
     factors = left.t().contiguous(), right.t().contiguous()  # the layout `low_rank_factors` has: no copy
     _launch(_add_low_rank, layout, out, base, *factors, integers, floats, left.shape[1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
@@ -22,8 +21,7 @@ class Window(NamedTuple):
     full_width: int
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(NamedTuple):
     """A contiguous tensor seen as rows, and the index in the whole parameter of each element.
 
     Element (i, c) of the local tensor is element ``(row_start + i) * full_width + col_start + c`` of the

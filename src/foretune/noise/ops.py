@@ -60,9 +60,9 @@ def fill(out: Tensor, noise: Noise) -> Tensor:
     _check_dtype("out", out)
     if out.numel() == 0:
         return out
-    flat = _flat(out, keep=False)
-    _backend(out).fill(flat, noise)
-    _copy_back(out, flat)
+    target = _target(out, keep=False)
+    _backend(out).fill(target, noise)
+    _copy_back(out, target)
     return out
 
 
@@ -122,14 +122,14 @@ def add(
     terms = [(c, address) for c, address in ((_rounded(c, compute), a) for c, a in noise) if c != 0]
     if dense is not None:
         coefficient = _rounded(dense[0], compute)
-        dense = (coefficient, dense[1].contiguous().view(-1)) if coefficient != 0 else None
+        dense = (coefficient, dense[1].contiguous()) if coefficient != 0 else None
     if layout.num_selected * layout.row_length == 0:
         return
     rounding = rounding if out.dtype in _HALF else None
-    flat = _flat(out, keep=rows is not None)
+    target = _target(out, keep=rows is not None)
     scale = _rounded(scale, compute)
-    _backend(out).add(flat, base.contiguous().view(-1), layout, scale, dense, terms, rounding, mask)
-    _copy_back(out, flat)
+    _backend(out).add(target, base.contiguous(), layout, scale, dense, terms, rounding, mask)
+    _copy_back(out, target)
 
 
 def kept(mask: Mask, base: Tensor) -> Tensor:
@@ -192,10 +192,10 @@ def add_low_rank(
     if layout.num_selected * layout.row_length == 0:
         return
     rounding = rounding if out.dtype in _HALF else None
-    flat = _flat(out, keep=rows is not None)
+    target = _target(out, keep=rows is not None)
     scale = _rounded(scale, compute)
-    _backend(out).add_low_rank(flat, base.contiguous().view(-1), left, right, layout, scale, rounding)
-    _copy_back(out, flat)
+    _backend(out).add_low_rank(target, base.contiguous(), left, right, layout, scale, rounding)
+    _copy_back(out, target)
 
 
 def low_rank_factors(products: Sequence[tuple[float, LowRankNoise]], like: Tensor) -> tuple[Tensor, Tensor]:
@@ -279,17 +279,17 @@ def _copy_other_rows(out: Tensor, base: Tensor, rows: Tensor | None, kept_rows: 
     return rows[torch.isin(rows, kept_rows)]
 
 
-def _flat(out: Tensor, *, keep: bool) -> Tensor:
-    """Return `out` as a contiguous vector, or a temporary in its place (with its values, if they matter)."""
-    out = out.detach()
+def _target(out: Tensor, *, keep: bool) -> Tensor:
+    """Return `out` if it is contiguous, else a temporary in its place (with its values, if they matter)."""
     if out.is_contiguous():
-        return out.view(-1)
-    return out.flatten() if keep else torch.empty(out.numel(), dtype=out.dtype, device=out.device)
+        return out
+    out = out.detach()
+    return out.contiguous() if keep else torch.empty_like(out, memory_format=torch.contiguous_format)
 
 
-def _copy_back(out: Tensor, flat: Tensor) -> None:
-    if not out.is_contiguous():
-        out.detach().copy_(flat.view(out.shape))
+def _copy_back(out: Tensor, target: Tensor) -> None:
+    if target is not out:
+        out.detach().copy_(target)
 
 
 def _check_dtype(name: str, tensor: Tensor) -> None:
@@ -301,7 +301,7 @@ def _check_dtype(name: str, tensor: Tensor) -> None:
 
 def _check_pair(out: Tensor, base: Tensor, rounding: Noise | None) -> None:
     _check_dtype("out", out)
-    if base.dtype != out.dtype or base.shape != out.shape or base.device != out.device:
+    if base is not out and (base.dtype != out.dtype or base.shape != out.shape or base.device != out.device):
         raise UsageError(
             f"base must match out, {out.dtype} of shape {tuple(out.shape)} on {out.device}; "
             f"found {base.dtype} of shape {tuple(base.shape)} on {base.device}."

@@ -74,7 +74,8 @@ def values(starts: Tensor, length: int, noise: Noise) -> Tensor:
 
 @torch.no_grad()
 def fill(out: Tensor, noise: Noise) -> None:
-    """Write z into the flat tensor `out`, rounded to nearest."""
+    """Write z into the contiguous tensor `out`, rounded to nearest."""
+    out = out.view(-1)
     for start in range(0, out.numel(), _CHUNK):
         part = out[start : start + _CHUNK]
         part.copy_(values(torch.tensor([start], device=out.device), part.numel(), noise)[0])
@@ -91,7 +92,7 @@ def add(
     rounding: Noise | None,
     mask: ElementMask | None,
 ) -> None:
-    """See `foretune.noise.add`; flat contiguous tensors, coefficients rounded already and none of them 0."""
+    """See `foretune.noise.add`; contiguous tensors, coefficients rounded already and none of them 0."""
     out, base = (tensor.view(layout.num_rows, layout.row_length) for tensor in (out, base))
     for rows, columns, starts in _blocks(layout, out.device):
         before = _scaled(base[rows, columns], 1.0)
@@ -115,7 +116,7 @@ def add_low_rank(
     scale: float,
     rounding: Noise | None,
 ) -> None:
-    """See `foretune.noise.add_low_rank`; flat contiguous `out` and `base`, left (m, r), right (n, r)."""
+    """See `foretune.noise.add_low_rank`; contiguous `out` and `base`, left (m, r), right (n, r)."""
     out, base = (tensor.view(layout.num_rows, layout.row_length) for tensor in (out, base))
     for rows, columns, starts in _blocks(layout, out.device):
         acc = _scaled(base[rows, columns], scale)

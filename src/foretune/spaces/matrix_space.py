@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -79,7 +80,7 @@ class AbstractMatrixSpace(AbstractSpace):
             vector = Combination() if vector.is_zero else vector
             vector.add_to(out, base, scale=scale, rounding=rounding, rows=rows)
             return
-        with torch.autocast(base.device.type, enabled=False):  # the caller's precision is that of its forward
+        with _own_precision(base.device):
             left, right = self.factors(trainable, vector, seed=seed, epoch=epoch)
         add_products(trainable, left, right, out=out, base=base, scale=scale, rounding=rounding, rows=rows)
 
@@ -87,5 +88,11 @@ class AbstractMatrixSpace(AbstractSpace):
         """Return `project` of a matrix's coordinates; those of a vector do not change."""
         if trainable.matrix_shape is None or old_epoch == new_epoch:
             return vector
-        with torch.autocast(vector.device.type, enabled=False):
+        with _own_precision(vector.device):
             return self.project(trainable, vector, seed=seed, old_epoch=old_epoch, new_epoch=new_epoch)
+
+
+def _own_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Hold off autocast: the caller's precision is that of its forward. Where it is off, this costs nothing."""
+    kind = device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
