@@ -10,9 +10,10 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from foretune.runs import memory_bench, step_bench
+from foretune.runs import memory_bench
 from foretune.runs.memory_case import INFERENCE
-from foretune.runs.step_bench import FLOOR, PARTS, PUBLISHED, STEP, TO_FLOOR
+from foretune.runs.step_row import FLOOR, PUBLISHED, STEP, TO_FLOOR, Row
+from foretune.runs.timing import PARTS
 
 PART_COLOURS = {"forward": "C0", "noise": "C1", "update": "C2", "overhead": "C7"}
 Point = tuple[float, float]
@@ -53,9 +54,9 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
 
 
-def step_breakdown(rows: Sequence[step_bench.Row]) -> Figure | None:
+def step_breakdown(rows: Sequence[Row]) -> Figure | None:
     """Draw the parts of steps of one workload, in units of as many bare forwards; None without steps."""
-    found: dict[str, dict[str, step_bench.Row]] = {}
+    found: dict[str, dict[str, Row]] = {}
     for row in sorted(rows, key=lambda row: row.label):
         if row.method not in (FLOOR, PUBLISHED):
             found.setdefault(row.label, {})[row.what] = row
@@ -84,17 +85,15 @@ def memory(rows: Sequence[memory_bench.Row]) -> Figure | None:
     for row in rows:
         if not row.failure:
             panels.setdefault(f"{row.model}, {row.objective}, {row.batch_size} x {row.sequence_length}", []).append(row)
-    panels = {name: found for name, found in panels.items() if any(row.method == INFERENCE for row in found)}
     if not panels:
         return None
     figure = Figure(figsize=(4.2 * len(panels), 3.6))
     for index, (name, found) in enumerate(panels.items()):
         axes = figure.add_subplot(1, len(panels), index + 1)
-        inference = next(row.peak_bytes for row in found if row.method == INFERENCE)
-        cases = [row for row in found if row.method != INFERENCE][::-1]
+        cases = [row for row in found if row.method != INFERENCE and inference_bytes(row, found)][::-1]
         axes.barh(
             [", ".join([row.method, row.tuning, *([row.engine] if row.engine != "-" else [])]) for row in cases],
-            [row.peak_bytes / inference for row in cases],
+            [row.peak_bytes / inference_bytes(row, found) for row in cases],
             color=["C7" if row.engine == "-" else "C0" for row in cases],
         )
         axes.axvline(1.0, color="black", linewidth=1, linestyle="--")
@@ -104,7 +103,19 @@ def memory(rows: Sequence[memory_bench.Row]) -> Figure | None:
     return figure
 
 
-def growth(rows: Iterable[step_bench.Row]) -> Figure | None:
+def inference_bytes(row: memory_bench.Row, rows: Iterable[memory_bench.Row]) -> int:
+    """Return the peak of inference with a row's model and batch, with its adapter where that was measured; else 0."""
+    same = ("model", "dtype", "device", "batch_size", "sequence_length", "objective")
+    found = [
+        other
+        for other in rows
+        if other.method == INFERENCE and all(getattr(other, name) == getattr(row, name) for name in same)
+    ]
+    found.sort(key=lambda other: other.tuning != row.tuning)
+    return found[0].peak_bytes if found else 0
+
+
+def growth(rows: Iterable[Row]) -> Figure | None:
     """Draw the time of a step against each quantity of which enough values were measured; None without any."""
     rows = [row for row in rows if row.what == STEP and row.method != PUBLISHED]
     panels = {kind: lines for kind in GROWTHS if (lines := growth_lines(rows, kind))}
@@ -129,7 +140,7 @@ def growth(rows: Iterable[step_bench.Row]) -> Figure | None:
     return figure
 
 
-def growth_lines(rows: Sequence[step_bench.Row], kind: Growth) -> Mapping[str, list[Point]]:
+def growth_lines(rows: Sequence[Row], kind: Growth) -> Mapping[str, list[Point]]:
     """Return the points of every contestant of which at least three values were measured, all else being equal.
 
     Of several such groups with one label, the one with most values is taken, the floor's first.
@@ -153,7 +164,7 @@ def growth_lines(rows: Sequence[step_bench.Row], kind: Growth) -> Mapping[str, l
 _FIXED = ("dtype", "device", "tuning", "objective", "batch", "tokens", "num_directions", "rank", "engine", "method")
 
 
-def _label(row: step_bench.Row, kind: Growth) -> str:
+def _label(row: Row, kind: Growth) -> str:
     words = [row.method, *([row.tuning] if row.tuning != "full" else []), *([row.engine] if row.engine != "-" else [])]
     if row.method == FLOOR:
         return FLOOR if row.tuning == "full" else f"{FLOOR}, {row.tuning}"

@@ -15,9 +15,8 @@ import noise
 from ledger import RESULTS, read_rows
 from matplotlib.figure import Figure
 
-from foretune.runs import memory_bench, step_bench
-from foretune.runs.memory_case import INFERENCE
-from foretune.runs.step_bench import FLOOR, PUBLISHED, SHARE, SPEED_UP, STEP, TO_FLOOR
+from foretune.runs import memory_bench
+from foretune.runs.step_row import FLOOR, PUBLISHED, SHARE, SPEED_UP, STEP, TO_FLOOR, Row
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE = DOCS / "performance.md"
@@ -30,7 +29,7 @@ MAIN = {"model": "opt-125m", "dtype": "float32", "device": "cpu", "batch": 16}
 NOT_MEASURED = "Not measured yet."
 _TUNINGS = ("full", "lora", "prefix", "prompt")
 
-Measured = TypeVar("Measured", step_bench.Row, memory_bench.Row, noise.Row)
+Measured = TypeVar("Measured", Row, memory_bench.Row, noise.Row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ class Ledgers:
         noise: Of results/noise.csv.
     """
 
-    steps: Sequence[step_bench.Row]
+    steps: Sequence[Row]
     memory: Sequence[memory_bench.Row]
     noise: Sequence[noise.Row]
 
@@ -51,7 +50,7 @@ class Ledgers:
     def read(cls, folder: Path = RESULTS) -> Ledgers:
         """Read the files of a folder; one that is missing is empty."""
         return cls(
-            latest(read_rows(folder / "step.csv", step_bench.Row), lambda row: row.key),
+            latest(read_rows(folder / "step.csv", Row), lambda row: row.key),
             latest(read_rows(folder / "memory.csv", memory_bench.Row), _memory_key),
             latest(read_rows(folder / "noise.csv", noise.Row), lambda row: (row.device, row.dtype, row.case)),
         )
@@ -75,26 +74,26 @@ def table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in (columns, ["---"] * len(columns), *lines))
 
 
-def _selected(rows: Iterable[step_bench.Row], **fields: object) -> list[step_bench.Row]:
+def _selected(rows: Iterable[Row], **fields: object) -> list[Row]:
     return [row for row in rows if all(getattr(row, name) == value for name, value in fields.items())]
 
 
-def _contestants(rows: Iterable[step_bench.Row]) -> dict[str, dict[str, step_bench.Row]]:
+def _contestants(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:
     """Return the figures of every contestant by what they are; the baselines come first."""
-    found: dict[str, dict[str, step_bench.Row]] = {}
+    found: dict[str, dict[str, Row]] = {}
     for row in rows:
         found.setdefault(row.label, {})[row.what] = row
     return dict(sorted(found.items(), key=lambda item: (item[0] != FLOOR, item[0] != PUBLISHED, item[0])))
 
 
-def _spread(row: step_bench.Row | None, digits: int) -> str:
+def _spread(row: Row | None, digits: int) -> str:
     if row is None:
         return ""
     value, low, high = (f"{number:.{digits}f}" for number in (row.value, row.low, row.high))
     return f"{value} ({low}-{high})"
 
 
-def step_table(rows: Sequence[step_bench.Row]) -> str:
+def step_table(rows: Sequence[Row]) -> str:
     """Return the whole table of one workload."""
     lines = [
         [
@@ -113,7 +112,7 @@ def step_table(rows: Sequence[step_bench.Row]) -> str:
     return table(columns, lines) if lines else NOT_MEASURED
 
 
-def scheme_table(rows: Sequence[step_bench.Row]) -> str:
+def scheme_table(rows: Sequence[Row]) -> str:
     """Return a line a contestant, a column a tuning scheme: x floor, and the share of noise and update."""
     cells: dict[str, dict[str, str]] = {}
     for tuning in _TUNINGS:
@@ -125,9 +124,9 @@ def scheme_table(rows: Sequence[step_bench.Row]) -> str:
     return table(("", *_TUNINGS), lines) if lines else NOT_MEASURED
 
 
-def gpu_tables(rows: Sequence[step_bench.Row]) -> str:
+def gpu_tables(rows: Sequence[Row]) -> str:
     """Return a table of schemes for every workload on a GPU."""
-    found: dict[tuple[object, ...], list[step_bench.Row]] = {}
+    found: dict[tuple[object, ...], list[Row]] = {}
     for row in _selected(rows, device="cuda"):
         place = (row.machine, row.model, row.dtype, f"{row.objective} loss", f"{row.batch} x {row.tokens} tokens")
         found.setdefault(place, []).append(row)
@@ -164,7 +163,7 @@ def memory_table(rows: Sequence[memory_bench.Row]) -> str:
         if row.failure:
             lines.append([*place, row.failure, "", "", "", ""])
             continue
-        inference = next((other.peak_bytes for other in rows if _is_inference_of(other, row)), 0)
+        inference = figures.inference_bytes(row, rows)
         measured, predicted, process = row.peak_bytes, row.predicted_bytes, row.process_bytes
         whole = 100 * (predicted - measured) / (measured + process)
         lines.append(
@@ -179,11 +178,6 @@ def memory_table(rows: Sequence[memory_bench.Row]) -> str:
         )
     columns = ("shape, loss", "method", "tuning", "measured", "x inference", "predicted", "error, %")
     return table((*columns, "with the process, %"), lines) if lines else NOT_MEASURED
-
-
-def _is_inference_of(row: memory_bench.Row, other: memory_bench.Row) -> bool:
-    same = ("model", "dtype", "device", "batch_size", "sequence_length", "objective")
-    return row.method == INFERENCE and all(getattr(row, name) == getattr(other, name) for name in same)
 
 
 # ---------------------------------------------------------------- the page
@@ -229,7 +223,7 @@ def _image(name: str, text: str) -> str:
     return f"![{text}](images/{name}.svg)"
 
 
-def _versions(rows: Sequence[step_bench.Row]) -> str:
+def _versions(rows: Sequence[Row]) -> str:
     """Return the machines and versions that steps were measured with."""
     found = dict.fromkeys(
         f"- {row.machine}, {row.threads} threads, Python {row.python}, torch {row.torch}, "

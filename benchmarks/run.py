@@ -21,7 +21,8 @@ from foretune.cli.display import quiet_libraries
 from foretune.engine import ENGINES
 from foretune.methods import METHODS
 from foretune.runs.config import StepBenchConfig
-from foretune.runs.step_bench import Row, run_step_bench
+from foretune.runs.step_bench import run_step_bench
+from foretune.runs.step_row import Row
 
 NOISE = "noise"
 POPULATIONS = ("eggroll", "es")

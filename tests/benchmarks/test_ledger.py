@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-from foretune.runs import memory_bench, step_bench
+from foretune.runs import memory_bench, step_row
 
 
 def test_rows_are_appended_under_one_header(tmp_path):
@@ -31,7 +31,7 @@ def test_what_was_measured_can_be_read(name):
 
     modules = {"few_shot": "compare_few_shot", "methods": "compare_methods", "tasks": "compare_tasks"}
     modules |= {"evaluation": "ledger", "noise": "noise"}
-    kinds = {"step": step_bench.Row, "memory": memory_bench.Row}
+    kinds = {"step": step_row.Row, "memory": memory_bench.Row}
     kind = kinds.get(name) or importlib.import_module(modules[name]).Row
     assert read_rows(RESULTS / f"{name}.csv", kind)
 

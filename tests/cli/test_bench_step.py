@@ -1,13 +1,16 @@
 """`foretune bench step`: what it prints."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
 from foretune.cli import bench
 from foretune.cli.main import main
 from foretune.runs.config import StepBenchConfig
-from foretune.runs.step_bench import FLOOR, STEP, Table, run_step_bench
+from foretune.runs.step_bench import Table, run_step_bench
+from foretune.runs.step_row import FLOOR, STEP
 
 SIZES = "--batch 2 --tokens 6 --repeats 1 --device cpu --skip-published"
 
@@ -51,3 +54,13 @@ def test_bad_options(words, message, capsys):
     code = main(f"bench {words}".split())
     err = capsys.readouterr().err
     assert (code, message in err) == (2, True), err
+
+
+def test_the_command_for_a_gpu_parses_up_to_the_gpu(monkeypatch, tmp_path, capsys):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "performance.md").read_text().replace("\\\n", " ")
+    line = next(line for line in page.splitlines() if line.startswith("    foretune bench step"))
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert main(line.split()[1:]) == 2
+    assert "PyTorch finds no CUDA devices" in capsys.readouterr().err

@@ -10,8 +10,8 @@ from foretune.errors import UsageError, near_misses
 
 if TYPE_CHECKING:
     from foretune.runs.memory_bench import Row
-    from foretune.runs.step_bench import Row as Figure
     from foretune.runs.step_bench import Table
+    from foretune.runs.step_row import Row as Figure
 
 WHAT = {
     "memory": "Peak memory and time a step on random tokens, each case in a process of its own.",
@@ -85,7 +85,8 @@ def _step(arguments: Sequence[str]) -> None:
 def show_steps(table: Table) -> None:
     """Print what was measured on one workload."""
     from foretune.cli.display import print_table
-    from foretune.runs.step_bench import FLOOR, PARTS, SPEED_UP, STEP, TO_FLOOR
+    from foretune.runs.step_row import FLOOR, SPEED_UP, STEP, TO_FLOOR
+    from foretune.runs.timing import PARTS
 
     load = table.workload
     title = (

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -23,60 +23,36 @@ from foretune.objectives.split_head import find_split_head
 from foretune.objectives.tied_head import find_tied_head
 from foretune.optimizer import Optimizer
 from foretune.runs import published_way
-from foretune.runs.config import ProbedObjective, StepBenchConfig
+from foretune.runs.config import StepBenchConfig
 from foretune.runs.csv_rows import append_rows, check_columns
 from foretune.runs.loading import check_kind, resolve_device, resolve_dtype
 from foretune.runs.provenance import Provenance
 from foretune.runs.shapes import check_length, load_shape, random_model, shape_dtype
+from foretune.runs.step_row import (
+    FLOOR,
+    FORWARD_TO_FLOOR,
+    PUBLISHED,
+    SHARE,
+    SPEED_UP,
+    STEP,
+    TO_FLOOR,
+    Row,
+    Workload,
+    parse_tokens,
+)
 from foretune.runs.synthetic import probe_loss, synthetic_rows, two_words_behind
 from foretune.runs.timing import PARTS, Case, Clock, Seconds, Spread, TimedStep, interleave, timed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-FLOOR = "floor"
-"""Two forwards of the same objective without a perturbation."""
-PUBLISHED = "published"
-"""MeZO as it is usually published (`foretune.runs.published_way`)."""
 EVERY = "all"
-
-STEP, SHARE = "step", "noise and update share"
-TO_FLOOR, FORWARD_TO_FLOOR, SPEED_UP = "ratio to floor", "forward ratio to floor", "speed-up over published"
 
 _LR = 1e-7
 _TOTAL_STEPS = 20_000
 _STATE_SHARE = 0.25
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Workload:
-    """A model and a batch: what all contestants of a table evaluate.
-
-    Attributes:
-        model: Shape, folder or hub id; its weights are random.
-        num_parameters: Of the base model.
-        dtype, device: Of its weights.
-        tuning: Scheme.
-        objective: ``lm`` or ``classification``.
-        batch: Rows.
-        tokens: Tokens of a row, or ``FIRST-LAST``.
-    """
-
-    model: str
-    num_parameters: int
-    dtype: str
-    device: str
-    tuning: str
-    objective: ProbedObjective
-    batch: int
-    tokens: str
-
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens of each row."""
-        shortest, longest = parse_tokens(self.tokens)
-        steps = max(self.batch - 1, 1)
-        return [longest - round(row * (longest - shortest) / steps) for row in range(self.batch)]
+"""Of the memory, that the states of contestants that take turns may hold."""
+_NO_ROOM = "out of memory"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,78 +82,6 @@ class Contestant:
         return f"{self.method}/{self.engine}" + (f" ({options})" if options else "")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """One figure and everything one needs to judge it: a row of the ledger.
-
-    Attributes:
-        date, commit, dirty, machine, cores, threads, python, torch, transformers, foretune: As in `Provenance`.
-        model, num_parameters, dtype, device, tuning, objective, batch, tokens: As in `Workload`.
-        method: A method's name, `FLOOR` or `PUBLISHED`.
-        engine: That measured; ``-`` for the latter two.
-        num_directions, rank: Of the method; empty where it has no such setting.
-        forwards: Evaluations of the loss in a step, as the method declares them.
-        what: `STEP`, one of `PARTS`, `SHARE`, or a ratio: `TO_FLOOR` and `FORWARD_TO_FLOOR` to as many bare forwards,
-            `SPEED_UP` of the published way with as many forwards over this.
-        value: Median of `n` rounds.
-        unit: Of value, low and high.
-        low, high: The 20 and 80 % quantiles.
-        n: Rounds.
-    """
-
-    date: str
-    commit: str
-    dirty: int
-    machine: str
-    cores: int
-    threads: int
-    python: str
-    torch: str
-    transformers: str
-    foretune: str
-    model: str
-    num_parameters: int
-    dtype: str
-    device: str
-    tuning: str
-    objective: str
-    batch: int
-    tokens: str
-    method: str
-    engine: str
-    num_directions: int | str
-    rank: int | str
-    forwards: int
-    what: str
-    value: float
-    unit: str
-    low: float
-    high: float
-    n: int
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        """What makes it the same figure, measured again."""
-        return (*self.place, self.method, self.engine, self.num_directions, self.rank, self.what)
-
-    @property
-    def label(self) -> str:
-        """How tables call the contestant: ``lozo, layerwise, rank 2``; one direction and no rank go without saying."""
-        words = [self.method]
-        if self.engine != "-":
-            words.append(self.engine)
-        if self.num_directions not in ("", 1):
-            words.append(f"q {self.num_directions}")
-        if self.rank != "":
-            words.append(f"rank {self.rank}")
-        return ", ".join(words)
-
-    @property
-    def place(self) -> tuple[object, ...]:
-        """The workload that it is a figure of."""
-        return tuple(getattr(self, field.name) for field in fields(Workload))
-
-
 @dataclass(frozen=True, slots=True)
 class Table:
     """What was measured on one workload.
@@ -185,25 +89,12 @@ class Table:
     Attributes:
         workload: The model and the batch.
         rows: The figures, contestant by contestant.
-        left_out: Contestants that cannot be measured there, each with the reason.
+        left_out: Names of contestants that cannot be measured there, each with the reason.
     """
 
     workload: Workload
     rows: list[Row]
-    left_out: list[tuple[Contestant, str]]
-
-
-def parse_tokens(text: str) -> tuple[int, int]:
-    """Return the shortest and the longest row that ``48`` or ``9-58`` means.
-
-    Raises:
-        UsageError: it is of another form, or a row would have less than two tokens.
-    """
-    form = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
-    shortest, longest = (int(form[1]), int(form[2] or form[1])) if form else (0, 0)
-    if not 2 <= shortest <= longest:
-        raise UsageError(f"--tokens {text}: give a length of at least 2, such as 48, or a range, such as 9-58.")
-    return shortest, longest
+    left_out: list[tuple[str, str]]
 
 
 def run_step_bench(config: StepBenchConfig, finished: Callable[[Table], None] = lambda table: None) -> list[Table]:
@@ -248,6 +139,7 @@ def run_step_bench(config: StepBenchConfig, finished: Callable[[Table], None] = 
                 append_rows(path, table.rows, digits=6)
             finished(table)
         del base, model
+        gc.collect()  # modules point at each other, and the next model needs the room
     return tables
 
 
@@ -297,24 +189,34 @@ def _shape(model: str, config: StepBenchConfig) -> PreTrainedConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class _Loss:
-    """The two ways to evaluate one batch."""
+class _Losses:
+    """The two ways to evaluate one batch, and the clock of the device that does."""
 
     ours: Callable[[], Tensor]
     published: Callable[[], Tensor]
+    clock: Clock
 
+    @classmethod
+    def of(cls, workload: Workload, model: nn.Module, shape: PreTrainedConfig) -> _Losses:
+        """Make a batch of random tokens."""
+        rows = [
+            synthetic_rows(shape, num_rows=1, length=length, seed=number)[0]
+            for number, length in enumerate(workload.lengths)
+        ]
+        ours = probe_loss(workload.objective, rows, model, find_split_head(model), find_tied_head(model))
+        device = _device_of(model)
+        if workload.objective == "lm":
+            published = partial(published_way.lm_loss, model, published_way.collate(rows, device))
+        else:
+            batch = published_way.collate(two_words_behind(rows), device)
+            published = partial(published_way.classification_loss, model, batch)
+        return cls(ours, published, Clock(device))
 
-def _losses(workload: Workload, model: nn.Module, shape: PreTrainedConfig) -> _Loss:
-    rows = [
-        synthetic_rows(shape, num_rows=1, length=length, seed=number)[0]
-        for number, length in enumerate(workload.lengths)
-    ]
-    ours = probe_loss(workload.objective, rows, model, find_split_head(model), find_tied_head(model))
-    if workload.objective == "lm":
-        batch, loss = published_way.collate(rows, workload.device), published_way.lm_loss
-    else:
-        batch, loss = published_way.collate(two_words_behind(rows), workload.device), published_way.classification_loss
-    return _Loss(ours, partial(loss, model, batch))
+    @torch.inference_mode()
+    def two_forwards(self) -> None:
+        """Do what the floor does."""
+        for _ in range(2):
+            self.ours().item()
 
 
 def _measure(
@@ -325,29 +227,33 @@ def _measure(
     config: StepBenchConfig,
 ) -> Table:
     """Measure all contestants on one workload."""
-    loss, clock = _losses(workload, model, shape), Clock(workload.device)
-    provenance = Provenance.here(workload.device)
+    losses = _Losses.of(workload, model, shape)
+    common = {**asdict(Provenance.here(_device_of(model))), **asdict(workload)}
+    table = Table(workload, [], [])
     optimizers: dict[Contestant, Optimizer] = {}
-    left_out: list[tuple[Contestant, str]] = []
     for contestant in contestants:
         try:
             recipe = contestant.recipe(workload.tuning)
             optimizers[contestant] = Optimizer(model, **recipe.optimizer_arguments(), engine=contestant.engine)
         except (UsageError, IncompatibleError) as error:
-            left_out.append((contestant, str(error)))
-    rows: list[Row] = []
-    for group in _groups(optimizers, workload.device):
-        figures = _Figures(provenance, workload, loss, clock)
-        figures.measure(model, group, repeats=config.repeats, with_published=not config.skip_published)
-        rows += [row for row in figures.rows if row.method not in (FLOOR, PUBLISHED) or not rows]
-        left_out += figures.left_out
-    return Table(workload, rows, left_out)
+            table.left_out.append((str(contestant), str(error)))
+    published = None if config.skip_published else published_way.PublishedMeZO(model, lr=_LR)
+    for group in _groups(optimizers, _device_of(model)):
+        steps, measured = _rounds(losses, published, group, config.repeats, table.left_out)
+        rows = _baseline_rows(common, measured)
+        table.rows.extend(row for row in rows if all(row.key != known.key for known in table.rows))
+        for contestant in steps:
+            table.rows.extend(_step_rows(common, contestant, group[contestant], measured))
+        steps.clear()
+        group.clear()
+        gc.collect()  # a timed step and its optimizer point at each other, and the next group needs the room
+    return table
 
 
-def _groups(optimizers: dict[Contestant, Optimizer], device: str) -> Iterator[dict[Contestant, Optimizer]]:
+def _groups(optimizers: dict[Contestant, Optimizer], device: torch.device) -> Iterator[dict[Contestant, Optimizer]]:
     """Part the contestants so that what a group keeps between steps stays within its share of the memory.
 
-    An optimizer is dropped here when its group is measured.
+    An optimizer is taken out of `optimizers` when its group is measured.
     """
     limit = _STATE_SHARE * _memory_bytes(device)
     group: dict[Contestant, Optimizer] = {}
@@ -365,96 +271,85 @@ def _groups(optimizers: dict[Contestant, Optimizer], device: str) -> Iterator[di
         yield group
 
 
-def _memory_bytes(device: str) -> int:
+def _memory_bytes(device: torch.device) -> int:
     """Return the memory of the GPU, or of the machine."""
-    if device == "cuda":
+    if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-class _Figures:
-    """Measures one group of contestants and turns what it finds into rows."""
-
-    def __init__(self, provenance: Provenance, workload: Workload, loss: _Loss, clock: Clock) -> None:
-        self._common = {**asdict(provenance), **asdict(workload)}
-        self._loss = loss
-        self._clock = clock
-        self.rows: list[Row] = []
-        self.left_out: list[tuple[Contestant, str]] = []
-
-    def measure(
-        self, model: nn.Module, group: dict[Contestant, Optimizer], *, repeats: int, with_published: bool
-    ) -> None:
-        """Run the rounds; the published way draws from the global generators, which are put back."""
-        devices = [torch.device(self._common["device"])] if self._common["device"] == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            cases: dict[str, Case] = {FLOOR: timed(self._two_forwards, self._clock)}
-            if with_published:
-                published = published_way.PublishedMeZO(model, lr=_LR)
-                cases[PUBLISHED] = timed(lambda: published.step(self._loss.published), self._clock)
-            steps = self._first_steps(group)
-            measured = interleave({**cases, **{str(contestant): step for contestant, step in steps.items()}}, repeats)
-        floor = measured[FLOOR]
-        self._add_baseline(FLOOR, floor, floor)
-        if with_published:
-            self._add_baseline(PUBLISHED, measured[PUBLISHED], floor)
-        for contestant in steps:
-            self._add_step(contestant, group[contestant], measured[str(contestant)], floor, measured.get(PUBLISHED))
-
-    @torch.inference_mode()
-    def _two_forwards(self) -> None:
-        for _ in range(2):
-            self._loss.ours().item()
-
-    def _first_steps(self, group: dict[Contestant, Optimizer]) -> dict[Contestant, TimedStep]:
-        steps = {}
-        for contestant, optimizer in group.items():
+def _rounds(
+    losses: _Losses,
+    published: published_way.PublishedMeZO | None,
+    group: dict[Contestant, Optimizer],
+    repeats: int,
+    left_out: list[tuple[str, str]],
+) -> tuple[dict[Contestant, TimedStep], dict[str, list[Seconds]]]:
+    """Let the floor, the published way and a group of contestants take turns; note who cannot."""
+    cases: dict[str, Case] = {FLOOR: timed(losses.two_forwards, losses.clock)}
+    device = losses.clock.device
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):  # the published way draws from it
+        if published is not None and (PUBLISHED, _NO_ROOM) not in left_out:
+            step = partial(published.step, losses.published)
             try:
-                steps[contestant] = TimedStep(optimizer, self._loss.ours, self._clock)
-            except IncompatibleError as error:
-                self.left_out.append((contestant, str(error)))
+                step()
+                cases[PUBLISHED] = timed(step, losses.clock)
             except torch.OutOfMemoryError:
-                self.left_out.append((contestant, "out of memory"))
-        return steps
+                left_out.append((PUBLISHED, _NO_ROOM))
+        steps: dict[Contestant, TimedStep] = {}
+        for contestant in list(group):
+            try:
+                steps[contestant] = TimedStep(group[contestant], losses.ours, losses.clock)
+            except (IncompatibleError, torch.OutOfMemoryError) as error:
+                reason = str(error) if isinstance(error, IncompatibleError) else _NO_ROOM
+                left_out.append((str(contestant), reason))
+                del group[contestant]
+        return steps, interleave({**cases, **{str(contestant): step for contestant, step in steps.items()}}, repeats)
 
-    def _add_baseline(self, name: str, samples: list[Seconds], floor: list[Seconds]) -> None:
-        about = {"method": name, "engine": "-", "num_directions": "", "rank": "", "forwards": 2}
-        whole, bare = _whole(samples), _whole(floor)
-        self._add(about, STEP, Spread.of(whole), "s")
-        if name != FLOOR:
-            self._add(about, TO_FLOOR, Spread.of_ratio(whole, bare), "x")
 
-    def _add_step(
-        self,
-        contestant: Contestant,
-        optimizer: Optimizer,
-        samples: list[Seconds],
-        floor: list[Seconds],
-        published: list[Seconds] | None,
-    ) -> None:
-        recipe = contestant.recipe(str(self._common["tuning"]))
-        forwards = num_forwards(optimizer.parts, optimizer.trainables)
-        about: dict[str, Any] = {
-            "method": contestant.method,
-            "engine": optimizer.engine_name,
-            "forwards": forwards,
-            **{name: _setting(recipe, name) for name in ("num_directions", "rank")},
-        }
-        whole = _whole(samples)
-        bare = [forwards / 2 * seconds for seconds in _whole(floor)]
-        for what in (STEP, *PARTS):
-            self._add(about, what, Spread.of([seconds[what] for seconds in samples]), "s")
-        shares = [(seconds["noise"] + seconds["update"]) / seconds[STEP] for seconds in samples]
-        self._add(about, SHARE, Spread.of(shares), "of step")
-        self._add(about, TO_FLOOR, Spread.of_ratio(whole, bare), "x")
-        forward = [seconds["forward"] for seconds in samples]
-        self._add(about, FORWARD_TO_FLOOR, Spread.of_ratio(forward, bare), "x")
-        if published is not None:
-            usual = [forwards / 2 * seconds for seconds in _whole(published)]
-            self._add(about, SPEED_UP, Spread.of_ratio(usual, whole), "x")
+# ---------------------------------------------------------------- rows
 
-    def _add(self, about: dict[str, Any], what: str, spread: Spread, unit: str) -> None:
-        self.rows.append(Row(**self._common, **about, what=what, unit=unit, **asdict(spread)))
+
+def _baseline_rows(common: dict[str, Any], measured: dict[str, list[Seconds]]) -> list[Row]:
+    """Return the figures of the floor and the published way."""
+    rows = []
+    for name in (FLOOR, PUBLISHED):
+        if name in measured:
+            about = {"method": name, "engine": "-", "num_directions": "", "rank": "", "forwards": 2}
+            whole, bare = _whole(measured[name]), _whole(measured[FLOOR])
+            rows.append(_row(common | about, STEP, Spread.of(whole), "s"))
+            if name != FLOOR:
+                rows.append(_row(common | about, TO_FLOOR, Spread.of_ratio(whole, bare), "x"))
+    return rows
+
+
+def _step_rows(
+    common: dict[str, Any], contestant: Contestant, optimizer: Optimizer, measured: dict[str, list[Seconds]]
+) -> list[Row]:
+    """Return the figures of a contestant, compared with baselines of as many forwards."""
+    recipe, samples = contestant.recipe(common["tuning"]), measured[str(contestant)]
+    forwards = num_forwards(optimizer.parts, optimizer.trainables)
+    about = common | {
+        "method": contestant.method,
+        "engine": optimizer.engine_name,
+        "forwards": forwards,
+        **{name: _setting(recipe, name) for name in ("num_directions", "rank")},
+    }
+    whole, forward = _whole(samples), [seconds["forward"] for seconds in samples]
+    bare = [forwards / 2 * seconds for seconds in _whole(measured[FLOOR])]
+    shares = [(seconds["noise"] + seconds["update"]) / seconds[STEP] for seconds in samples]
+    rows = [_row(about, what, Spread.of([seconds[what] for seconds in samples]), "s") for what in (STEP, *PARTS)]
+    rows.append(_row(about, SHARE, Spread.of(shares), "of step"))
+    rows.append(_row(about, TO_FLOOR, Spread.of_ratio(whole, bare), "x"))
+    rows.append(_row(about, FORWARD_TO_FLOOR, Spread.of_ratio(forward, bare), "x"))
+    if PUBLISHED in measured:
+        usual = [forwards / 2 * seconds for seconds in _whole(measured[PUBLISHED])]
+        rows.append(_row(about, SPEED_UP, Spread.of_ratio(usual, whole), "x"))
+    return rows
+
+
+def _row(about: dict[str, Any], what: str, spread: Spread, unit: str) -> Row:
+    return Row(**about, what=what, unit=unit, **asdict(spread))
 
 
 def _whole(samples: list[Seconds]) -> list[float]:
@@ -464,3 +359,7 @@ def _whole(samples: list[Seconds]) -> list[float]:
 def _setting(recipe: AbstractMethod, name: str) -> int | str:
     value = getattr(recipe, name, None)
     return "" if value is None else value
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device

@@ -53,25 +53,25 @@ class Clock:
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
-        device = torch.device(device)
-        self._device = device if device.type == "cuda" else None
+        self.device = torch.device(device)
+        self._has_stream = self.device.type == "cuda"
 
     def mark(self) -> Any:
         """Return this moment: on a GPU, the one at which the work queued so far will be done."""
-        if self._device is None:
+        if not self._has_stream:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(self._device))
+        event.record(torch.cuda.current_stream(self.device))
         return event
 
     def wait(self) -> None:
         """Wait until the device has done what is queued; only then can its marks be read."""
-        if self._device is not None:
-            torch.cuda.synchronize(self._device)
+        if self._has_stream:
+            torch.cuda.synchronize(self.device)
 
     def seconds(self, start: Any, stop: Any) -> float:
         """Return the time between two marks."""
-        return stop - start if self._device is None else start.elapsed_time(stop) / 1e3
+        return start.elapsed_time(stop) / 1e3 if self._has_stream else stop - start
 
 
 def interleave(cases: Mapping[str, Case], repeats: int) -> dict[str, list[Seconds]]:

@@ -7,7 +7,8 @@ from foretune.errors import UsageError
 from foretune.runs import step_bench
 from foretune.runs.config import StepBenchConfig
 from foretune.runs.csv_rows import read_rows
-from foretune.runs.step_bench import (
+from foretune.runs.step_bench import run_step_bench
+from foretune.runs.step_row import (
     FLOOR,
     FORWARD_TO_FLOOR,
     PUBLISHED,
@@ -18,7 +19,6 @@ from foretune.runs.step_bench import (
     Row,
     Workload,
     parse_tokens,
-    run_step_bench,
 )
 from foretune.runs.timing import PARTS
 
@@ -78,7 +78,7 @@ def test_every_scheme_and_objective_has_a_table():
         else:
             assert methods == {FLOOR, "mezo"}
             ((contestant, reason),) = table.left_out
-            assert str(contestant) == "zobcd/auto"
+            assert contestant == "zobcd/auto"
             assert "not defined for --tuning" in reason
 
 
@@ -126,7 +126,19 @@ def test_what_does_not_fit_is_left_out(monkeypatch):
 
     monkeypatch.setattr(step_bench, "TimedStep", out_of_memory)
     (table,) = run_step_bench(StepBenchConfig(**SIZES, methods=["mezo"], skip_published=True))
-    assert [(str(contestant), reason) for contestant, reason in table.left_out] == [("mezo/auto", "out of memory")]
+    assert table.left_out == [("mezo/auto", "out of memory")]
+    assert {row.method for row in table.rows} == {FLOOR}
+
+
+def test_the_published_way_may_not_fit_either(monkeypatch):
+    def out_of_memory(self, closure):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(step_bench.published_way.PublishedMeZO, "step", out_of_memory)
+    (table,) = run_step_bench(StepBenchConfig(**SIZES, methods=["mezo"]))
+    assert table.left_out == [(PUBLISHED, "out of memory")]
+    assert TO_FLOOR in {row.what for row in table.rows}
+    assert SPEED_UP not in {row.what for row in table.rows}
 
 
 def test_lengths_of_rows():
