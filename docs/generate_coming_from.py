@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from foretune.errors import UsageError
 from foretune.migration import CODES
-from foretune.migration.causal import CAUSAL_FLAGS, CausalCode
-from foretune.migration.flags import Flag, Given
+from foretune.migration.causal import CAUSAL_FLAGS, AbstractCausalCode, AbstractCode
+from foretune.migration.flags import Flag, Given, given_flags
 from foretune.migration.masked import MASKED_FLAGS
 from foretune.migration.result import NOTE_KINDS
 from foretune.migration.scripts import SCRIPTS
@@ -64,6 +64,36 @@ PARENTS: Mapping[str, Mapping[str, Flag]] = {
     "lozo-roberta": MASKED_FLAGS,
 }
 
+TELLING: Mapping[str, tuple[str, ...]] = {
+    "mezo": ("--trainer zo --prefix_tuning",),
+    "lozo": ("--trainer zo",),
+    "hizoo": ("--trainer zo", "--trainer zo --hessian_smooth_type constant1e-8 --load_float16"),
+    "zo-llm": (
+        "--trainer zo_sgd --lr_scheduler_type cosine --weight_decay 0.1",
+        "--trainer zo_sgd --gradient_sparsity 0.5 --q 2 --perturbation_mode one_side",
+        "--trainer zo_sgd --module_wise_perturbation --prompt_tuning",
+        "--trainer zo_sign_opt",
+        "--trainer zo_conserv",
+        "--trainer forward_grad --zo_eps 1e-3",
+    ),
+    "subzero": (
+        "--trainer zo_adamu --zo_adamu_T1 0",
+        "--trainer subzero_adamu --zo_adamu_sigma 1e-8",
+        "--trainer zo_muon --momentum 0.9",
+    ),
+    "zobcd": (
+        "--trainer zo_sgd --lora --lora_bcd",
+        "--trainer zo_sgd --lora --selective",
+        "--trainer zo_sign_opt",
+    ),
+    "mezo-roberta": (
+        "--zero_order_optim --efficient_zero_order --lr_scheduler_type linear --zero_order_sample 4 --weight_decay 0.1",
+        "--zero_order_optim --zo_variant param_norm --scale_norm_by_num_params",
+    ),
+    "lozo-roberta": ("--zero_order_optim --step_interval 1 --lozo_optimizer sgdm",),
+}
+"""Flags that bring up what each code ignores or does otherwise."""
+
 
 def page() -> str:
     """Return the content of the page."""
@@ -71,18 +101,19 @@ def page() -> str:
     parts += ["Where the flags do not tell the code, `--code` does: " + ", ".join(f"`{key}`" for key in CODES) + "."]
     for key, code in CODES.items():
         parts += [f"## {code.title}", USES[key]]
-        if isinstance(code, CausalCode):
+        if isinstance(code, AbstractCausalCode):
             parts.append(_trainers(code))
         own = {name: flag for name, flag in code.flags.items() if PARENTS[key].get(name) is not flag}
         if own:
             parts.append(_table(own))
         parts += list(_scripts(key))
+        parts.append(_departures(code, TELLING[key]))
     parts += ["## Flags of transformers' TrainingArguments", "All of the codes inherit these."]
     parts.append(_table(TRAINING_ARGUMENTS))
     return "\n\n".join(parts) + "\n"
 
 
-def _trainers(code: CausalCode) -> str:
+def _trainers(code: AbstractCausalCode) -> str:
     rows = ["| `--trainer` | `--method` |", "| --- | --- |", "| none | `foretune evaluate` |"]
     for name in code.trainers:
         flags = {"model_name": "m", "task_name": "SST2", "learning_rate": "1e-6", "trainer": name}
@@ -113,6 +144,21 @@ def _row(flag: Flag) -> tuple[str, str]:
     shown = dict.fromkeys(str(value).replace("\n", "\\n") for value in flag.neutral if value != "")
     values = ", ".join(f"`{value}`" for value in shown)
     return (f"as foretune does at {values}" if values else "none"), flag.lacks or ""
+
+
+def _departures(code: AbstractCode, commands: Sequence[str]) -> str:
+    """List what the published code ignores or does otherwise, with where that can be seen."""
+    lines = ["What the published code ignores or does otherwise:", ""]
+    for command in commands:
+        model = "--model_name_or_path m" if code.key.endswith("roberta") else "--model_name m"
+        flags = f"{model} --task_name SST2 --learning_rate 1e-6 --num_dev 500 --train_as_classification {command}"
+        given, _ = given_flags(flags.split())
+        known = [flag for flag in given if flag.name in code.flags]
+        for note in migrate_flags(code, "run.py", known).notes:
+            if note.source and note.kind in ("ignored there", "differs"):
+                subject = f"`{note.subject}`" if note.subject.startswith("--") else note.subject
+                lines.append(f"- {subject}: {note.text} ({note.source}).")
+    return "\n".join(dict.fromkeys(lines))
 
 
 def _scripts(key: str) -> Iterator[str]:

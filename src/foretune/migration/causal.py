@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from foretune.errors import UsageError
@@ -68,7 +69,7 @@ CAUSAL_FLAGS: Mapping[str, Flag] = table(
 """Flags of the common ancestor."""
 
 
-class Code(ABC):
+class AbstractCode(ABC):
     """A research code: its flags, and what they mean together.
 
     Attributes:
@@ -92,19 +93,21 @@ class Code(ABC):
         """
 
 
-class CausalCode(Code):
+class AbstractCausalCode(AbstractCode):
     """A script for causal language models.
 
     Attributes:
         trainers: What each value of ``--trainer`` but none becomes.
+        mistaken_trainers: What to write instead of values that published files have by mistake.
         schedule_ignored: Where the code shows that learning-rate schedules reach no update; empty where they do.
     """
 
     trainers: ClassVar[Mapping[str, Callable[[Reading], None]]]
+    mistaken_trainers: ClassVar[Mapping[str, str]] = MappingProxyType({})
     schedule_ignored: ClassVar[str] = ""
 
     def translate(self, reading: Reading) -> Literal["train", "evaluate"]:
-        """As `Code.translate`."""
+        """As `AbstractCode.translate`."""
         task = read_task(reading, self.title)
         if not reading.has("model_name"):
             raise UsageError(f"--model_name is missing: {self.title} has to be told which model, so has foretune.")
@@ -115,6 +118,8 @@ class CausalCode(Code):
         trainer = reading.get("trainer", "none")
         if reading.get("linear_probing", False) or trainer == "none":
             return read_evaluation(reading)
+        if trainer in self.mistaken_trainers:
+            raise reading.refuse("trainer", f"there is no such trainer; write {self.mistaken_trainers[trainer]}.")
         method = reading.choose("trainer", trainer, self.trainers)
         if reading.get("head_tuning", False):
             return self._read_head_tuning(reading, trainer)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
-from foretune.migration.causal import CAUSAL_FLAGS, CausalCode, set_method
+from foretune.migration.causal import CAUSAL_FLAGS, AbstractCausalCode, set_method
 from foretune.migration.flags import Flag, read, table
 from foretune.migration.mezo import regular
 from foretune.migration.reading import Reading
@@ -65,7 +65,7 @@ def _read_schedule(reading: Reading) -> None:
         )
 
 
-class HiZOO(CausalCode):
+class HiZOO(AbstractCausalCode):
     """HiZOO, large models.
 
     References:

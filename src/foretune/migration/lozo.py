@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
-from foretune.migration.causal import CAUSAL_FLAGS, CausalCode, set_method
+from foretune.migration.causal import CAUSAL_FLAGS, AbstractCausalCode, set_method
 from foretune.migration.flags import Flag, read, table
 from foretune.migration.mezo import regular
 from foretune.migration.reading import Reading
@@ -39,7 +39,7 @@ def _lozo(reading: Reading) -> None:
     note_published_code(reading)
 
 
-class LOZO(CausalCode):
+class LOZO(AbstractCausalCode):
     """LOZO, large models.
 
     References:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from foretune.errors import UsageError
-from foretune.migration.causal import Code, read_lr_and_batch, read_task, set_first_order, set_method, set_setting
+from foretune.migration.causal import (
+    AbstractCode,
+    read_lr_and_batch,
+    read_task,
+    set_first_order,
+    set_method,
+    set_setting,
+)
 from foretune.migration.flags import Flag, anyway, read, table, to, without
 from foretune.migration.lozo import note_published_code
 from foretune.migration.reading import Reading
@@ -41,7 +49,7 @@ MASKED_FLAGS: Mapping[str, Flag] = table(
     read("recompute_norms", "--schedule.interval", bool, reader="--zo_variant"),
     read("scale_norm_by_num_params", "--schedule.scale_by_num_params", bool, reader="--zo_variant"),
     read("norm_running_update", "none", bool, reader="--zo_variant"),
-    read("optimize_acc", "--objective accuracy", bool),
+    read("optimize_acc", "--objective accuracy", bool, reader=_ZERO_ORDER),
     read("optimizer", "--method"),
     read("apply_lora", "--tuning lora", bool),
     read("lora_r", "--tuning.r", int, reader="--apply_lora"),
@@ -72,11 +80,11 @@ MASKED_FLAGS: Mapping[str, Flag] = table(
 """Flags of the few-shot protocol."""
 
 
-class MaskedCode(Code):
+class AbstractMaskedCode(AbstractCode):
     """A script of the few-shot protocol."""
 
     def translate(self, reading: Reading) -> Literal["train"]:
-        """As `Code.translate`."""
+        """As `AbstractCode.translate`."""
         task = read_task(reading, self.title)
         if task.masked is None:
             raise reading.refuse("task_name", f"task {task.name!r} has no prompt for masked models; the others do.")
@@ -100,24 +108,24 @@ class MaskedCode(Code):
         reading.note("differs", steps, "the run makes one step more there", _MEDIUM)
         if zeroth_order:
             self._set_method(reading)
+            if reading.get("optimize_acc", False):
+                reading.set("objective", "accuracy")
         else:
             optimizer = reading.get("optimizer", "adam")
             set_first_order(
                 reading, reading.choose("optimizer", optimizer, {word: word for word in ("sgd", "adam", "adamw")})
             )
-        if reading.get("optimize_acc", False):
-            reading.set("objective", "accuracy")
         read_evaluations(reading, published=max(1, published // 10))
         efficient = reading.get("efficient_zero_order", False)
         read_schedule(reading, ignored=f"{_MEDIUM}, efficient_zero_order" if zeroth_order and efficient else "")
         return "train"
 
+    @abstractmethod
     def _set_method(self, reading: Reading) -> None:
         """Set the zeroth-order method and its settings."""
-        _set_mezo(reading)
 
 
-class MeZOMasked(MaskedCode):
+class MeZOMasked(AbstractMaskedCode):
     """MeZO, medium models.
 
     References:
@@ -128,8 +136,11 @@ class MeZOMasked(MaskedCode):
     title: ClassVar[str] = "MeZO's RoBERTa code"
     flags: ClassVar[Mapping[str, Flag]] = MASKED_FLAGS
 
+    def _set_method(self, reading: Reading) -> None:
+        _set_mezo(reading)
 
-class LOZOMasked(MaskedCode):
+
+class LOZOMasked(AbstractMaskedCode):
     """LOZO and LOZO-M, medium models.
 
     References:
@@ -161,8 +172,9 @@ class LOZOMasked(MaskedCode):
             text = "an interval of 1 switches momentum off there; here it goes on"
             if interval == 1:
                 reading.note("differs", "step_interval", text, "LOZO medium_models")
-        for flag in ("zero_order_use_trainer_optim", "optimizer"):
-            reading.get(flag)
+        for flag, harmless in (("zero_order_use_trainer_optim", False), ("optimizer", "sgd")):
+            if reading.get(flag, harmless) != harmless:
+                reading.note("no counterpart", flag, "the step is that of --lozo_optimizer")
 
 
 def _read_rows(reading: Reading) -> None:
@@ -196,8 +208,11 @@ def _read_tuning(reading: Reading) -> None:
 
 
 def _set_mezo(reading: Reading) -> None:
-    adam = reading.get("zero_order_use_trainer_optim", False) and reading.get("optimizer", "adam") != "sgd"
-    reading.get("optimizer")
+    optimizer = reading.get("optimizer", "adam" if reading.get("zero_order_use_trainer_optim", False) else "sgd")
+    adam = reading.choose("optimizer", optimizer, {"sgd": False, "adam": True})
+    if adam and not reading.get("zero_order_use_trainer_optim", False):
+        adam = False
+        reading.note("ignored there", "optimizer", "it steps with --zero_order_use_trainer_optim only", _MEDIUM)
     set_method(reading, "zo_adam" if adam else "mezo")
     reading.set("zo_eps", reading.get("zero_order_eps", 1e-3))
     _read_samples(reading)

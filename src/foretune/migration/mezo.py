@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
-from foretune.migration.causal import CAUSAL_FLAGS, CausalCode, set_first_order, set_method
+from foretune.migration.causal import CAUSAL_FLAGS, AbstractCausalCode, set_first_order, set_method
 from foretune.migration.flags import Flag
 from foretune.migration.reading import Reading
 
@@ -23,7 +23,7 @@ def regular(reading: Reading) -> None:
     set_first_order(reading, reading.choose("optim", name, known))
 
 
-class MeZO(CausalCode):
+class MeZO(AbstractCausalCode):
     """MeZO, large models.
 
     References:

@@ -85,7 +85,7 @@ def read_script(text: str) -> Script:
             continue
         if words[0] in _OPENING:
             depth += 1
-            if words[0] == "for":
+            if words[0] == "for" and len(words) > 1:
                 undecided[words[1]] = line
             continue
         if words[0] in _CLOSING:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
-from foretune.migration.causal import CausalCode, set_first_order
+from foretune.migration.causal import AbstractCausalCode, set_first_order
 from foretune.migration.flags import Flag, read, table, without
 from foretune.migration.reading import Reading
 from foretune.migration.zo_llm import TRAINERS, ZO_LLM_FLAGS, set_zo
@@ -111,7 +111,7 @@ def _first_order_subspace(reading: Reading) -> None:
     )
 
 
-class SubZero(CausalCode):
+class SubZero(AbstractCausalCode):
     """SubZero, and its fork.
 
     References:

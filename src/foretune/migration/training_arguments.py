@@ -100,7 +100,7 @@ def read_steps(reading: Reading, *, published: int, rows: int | None) -> int:
             reading.note("ignored there", "num_train_epochs", "max_steps overrides it", "transformers")
     elif epochs is not None:
         if rows is None:
-            raise reading.refuse("num_train_epochs", "how many steps that is depends on --num_train; give it too.")
+            raise reading.refuse("num_train_epochs", "how many steps that is depends on the rows; give --max_steps.")
         per_step = reading.options["batch_size"] * reading.options.get("gradient_accumulation_steps", 1)
         steps = math.ceil(math.ceil(rows / per_step) * epochs)
         reading.note(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from foretune.errors import UsageError, near_misses
-from foretune.migration.causal import CausalCode, Code
+from foretune.migration.causal import AbstractCausalCode, AbstractCode
 from foretune.migration.flags import Given, given_flags
 from foretune.migration.hizoo import HiZOO
 from foretune.migration.lozo import LOZO
@@ -22,7 +22,7 @@ from foretune.migration.subzero import SubZero
 from foretune.migration.zo_llm import ZOLLM
 from foretune.migration.zobcd import ZOBCD
 
-CODES: Mapping[str, Code] = MappingProxyType(
+CODES: Mapping[str, AbstractCode] = MappingProxyType(
     {code.key: code() for code in (MeZO, LOZO, HiZOO, ZOLLM, SubZero, ZOBCD, MeZOMasked, LOZOMasked)}
 )
 """The research codes; of several that know all flags of a command the first one is meant."""
@@ -72,7 +72,7 @@ def migrate_words(words: Sequence[str], code: str | None = None) -> Migration:
     return _migrate_run(run_of_words(words), code)
 
 
-def migrate_flags(code: Code, program: str, given: Sequence[Given], notes: Sequence[Note] = ()) -> Migration:
+def migrate_flags(code: AbstractCode, program: str, given: Sequence[Given], notes: Sequence[Note] = ()) -> Migration:
     """Translate the flags of one run of a known code."""
     reading = Reading(code.title, code.flags, given)
     command = code.translate(reading)
@@ -89,7 +89,7 @@ def migrate_flags(code: Code, program: str, given: Sequence[Given], notes: Seque
     return Migration(f"{code.title}, {program}", command, options, (*notes, *reading.notes))
 
 
-def find_code(key: str) -> Code:
+def find_code(key: str) -> AbstractCode:
     """Return a research code.
 
     Raises:
@@ -134,13 +134,13 @@ def _variable_notes(run: Run, unknown: Sequence[str]) -> list[Note]:
     return notes
 
 
-def _detect(given: Sequence[Given]) -> Code:
+def _detect(given: Sequence[Given]) -> AbstractCode:
     """Return the code that knows most of the flags, and the trainer."""
     names = {flag.name for flag in given}
     trainer = next((flag.text for flag in given if flag.name == "trainer"), None)
 
-    def num_unknown(code: Code) -> int:
-        knows = not isinstance(code, CausalCode) or trainer in (None, "none", *code.trainers)
+    def num_unknown(code: AbstractCode) -> int:
+        knows = not isinstance(code, AbstractCausalCode) or trainer in (None, "none", *code.trainers)
         return len(names - set(code.flags)) + (not knows)
 
     return min(CODES.values(), key=num_unknown)
@@ -148,7 +148,10 @@ def _detect(given: Sequence[Given]) -> Code:
 
 def _check_trainer(given: Sequence[Given]) -> None:
     """Refuse a trainer that no code has; one that only others have is refused by the code that is found."""
-    known = {"none", *(name for code in CODES.values() if isinstance(code, CausalCode) for name in code.trainers)}
+    known = {
+        "none",
+        *(name for code in CODES.values() if isinstance(code, AbstractCausalCode) for name in code.trainers),
+    }
     for flag in given:
         if flag.name == "trainer" and flag.text not in (*known, "standard"):
             raise UsageError(f"{flag.spelled}: no research code has this trainer.{near_misses(str(flag.text), known)}")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from foretune.migration.causal import CAUSAL_FLAGS, CausalCode, has_setting, set_first_order, set_weight_decay
+from foretune.migration.causal import CAUSAL_FLAGS, AbstractCausalCode, has_setting, set_first_order, set_weight_decay
 from foretune.migration.flags import Flag, read, table
 from foretune.migration.reading import Reading
 
@@ -198,7 +198,7 @@ TRAINERS: Mapping[str, Callable[[Reading], None]] = MappingProxyType(
 """What each trainer is here."""
 
 
-class ZOLLM(CausalCode):
+class ZOLLM(AbstractCausalCode):
     """ZO-LLM's zo-bench.
 
     References:
@@ -209,10 +209,5 @@ class ZOLLM(CausalCode):
     title: ClassVar[str] = "ZO-LLM"
     flags: ClassVar[Mapping[str, Flag]] = ZO_LLM_FLAGS
     trainers: ClassVar[Mapping[str, Callable[[Reading], None]]] = TRAINERS
+    mistaken_trainers: ClassVar[Mapping[str, str]] = MappingProxyType({"sgd": "--trainer=regular --optimizer=sgd"})
     schedule_ignored: ClassVar[str] = f"{_TRAINER} 318 and 1346"
-
-    def translate(self, reading: Reading) -> Literal["train", "evaluate"]:
-        """As `Code.translate`; two of the sweep files have a trainer that is none."""
-        if reading.get("trainer") == "sgd":
-            raise reading.refuse("trainer", "there is no such trainer; write --trainer=regular --optimizer=sgd.")
-        return super().translate(reading)

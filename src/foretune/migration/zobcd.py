@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
-from foretune.migration.causal import CausalCode
+from foretune.migration.causal import AbstractCausalCode
 from foretune.migration.flags import Flag, read, table
 from foretune.migration.reading import Reading
 from foretune.migration.zo_llm import TRAINERS, ZO_LLM_FLAGS, set_zo, zo_sgd
@@ -79,7 +79,7 @@ def _zo_sign(reading: Reading) -> None:
     reading.get("optimizer")
 
 
-class ZOBCD(CausalCode):
+class ZOBCD(AbstractCausalCode):
     """ZOBCD-LoRA.
 
     References:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from foretune.errors import UsageError
-from foretune.migration.mezo import MeZO
 from migrated import asked, evaluate_config, migrated, told, train_config
 
 RUN = "python run.py --model_name facebook/opt-13b --task_name SST2 --trainer zo --learning_rate 1e-6 --zo_eps 1e-3"
@@ -100,7 +99,7 @@ def test_flags_without_counterpart_and_unknown_ones_are_named():
     )
     assert set(told(migration, "no counterpart")) == {"--report_to wandb", "--load_int8", "--tag x"}
     unknown = told(migration, "unknown")
-    assert set(unknown) == {"--zo_epss=1", "--gauss_rank 8 stray"} or "stray" in unknown
+    assert set(unknown) == {"--zo_epss=1", "--gauss_rank 8", "stray"}
     assert "Did you mean: zo_eps?" in unknown["--zo_epss=1"]
 
 
@@ -182,20 +181,3 @@ def test_head_tuning_is_a_baseline_with_a_gradient_only():
 def test_what_has_no_equal_is_refused_by_name(old, new, message):
     with pytest.raises(UsageError, match=message):
         migrated(RUN.replace(old, new))
-
-
-def test_every_flag_of_its_table_is_translated_or_named():
-    """A flag that is read together with others is read by the code, or told to be ignored: none goes by in silence."""
-    samples = {int: "3", float: "0.5", bool: "True", str: "x"}
-    silent = {"do_train", "do_eval", "do_predict", "verbose", "no_auto_device", "save_model", "save_on_interrupt"}
-    for name, flag in MeZO.flags.items():
-        if flag.option or name in ("task_name", "trainer") or True in flag.neutral or name in silent:
-            continue
-        try:
-            with_flag = migrated(f"{RUN}{PROTOCOL} --{name}={samples[flag.kind]}")
-        except UsageError as error:
-            if name in str(error):
-                continue
-            raise
-        without_flag = migrated(RUN + PROTOCOL)
-        assert (with_flag.options, with_flag.notes) != (without_flag.options, without_flag.notes), name

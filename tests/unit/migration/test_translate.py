@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from foretune.errors import UsageError
-from foretune.migration import migrate, migrate_words
+from foretune.migration import CODES, migrate, migrate_words
 from foretune.migration.translate import find_code
 from migrated import train_config
 
@@ -53,3 +53,28 @@ def test_launchers_and_unknown_codes_are_named():
     assert any(note.subject == "torchrun --nproc_per_node=4" for note in migration.notes)
     with pytest.raises(UsageError, match=r"Unknown research code 'zollm'. Did you mean: zo-llm"):
         find_code("zollm")
+
+
+SAMPLES = {int: "3", float: "0.5", bool: "True", str: "x"}
+SILENT = {"efficient_zero_order", "zero_order_optim", "task_name", "trainer"}
+"""Flags that change nothing by themselves, or that the command gives anyway."""
+
+
+@pytest.mark.parametrize("key", CODES)
+def test_no_flag_of_a_table_goes_by_in_silence(key):
+    """With a value that does not ask for what foretune does anyway, it changes an option, is named, or is refused."""
+    model = "--model_name_or_path m --zero_order_optim" if key.endswith("roberta") else "--model_name m"
+    trainer = next(iter(getattr(CODES[key], "trainers", ["standard"])))
+    command = f"python run.py {model} --task_name RTE --learning_rate 1e-6 --trainer {trainer}"
+    plain = migrate(command, key).migrations[0]
+    for name, flag in CODES[key].flags.items():
+        if name in SILENT or True in flag.neutral:
+            continue
+        spelled = f"--{name}={SAMPLES[flag.kind]}"
+        try:
+            (found,) = migrate(f"{command} {spelled}", key).migrations
+        except UsageError as error:
+            if name in str(error):
+                continue
+            raise
+        assert found.options != plain.options or any(spelled in note.subject for note in found.notes), spelled
