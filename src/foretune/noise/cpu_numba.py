@@ -198,44 +198,34 @@ if hasattr(os, "register_at_fork"):
 
 
 class _Memory(NamedTuple):
-    """What the noise of a tile is made in.
-
-    All of it lies on the stack and is made once a call: Numba counts the uses of its own arrays by atomic operations,
-    at every slice and view.
+    """Addresses of what the noise of a tile is made in; arrays of it are made where they are used, which is free.
 
     Attributes:
-        words: Of Philox; `lanes`, `fours` (of lanes) and `octets` are the same memory.
-        z: Values of the noise; `bits` are the same memory.
-        table: Bits of the quantiles. No constant: the compiler would turn the look-up into the vector unit's gather,
-            which takes half as long again as scalar loads.
+        words: `_WORD_BYTES` for what Philox returns.
+        z: `_VALUE_BYTES` for the values of the noise.
+        table: Bits of the quantiles. An address, not a constant: then the compiler does not turn the look-up into the
+            vector unit's gather, which takes half as long again as scalar loads.
     """
 
-    words: Any
-    lanes: Any
-    fours: Any
-    octets: Any
-    z: Any
-    bits: Any
-    table: Any
+    words: int
+    z: int
+    table: int
 
 
 @_jit
-def _memory(words, z, table):
-    """See the memory at two addresses, of `_WORD_BYTES` and `_VALUE_BYTES`, and the table."""
-    return _Memory(
-        carray(_pointer(words, np.uint32), (_WORD_BYTES // 4,)),
-        carray(_pointer(words, np.uint16), (_WORD_BYTES // 2,)),
-        carray(_pointer(words, np.uint64), (_WORD_BYTES // 8,)),
-        carray(_pointer(words, np.uint8), (_WORD_BYTES,)),
-        carray(_pointer(z, np.float32), (_VALUE_BYTES // 4,)),
-        carray(_pointer(z, np.uint32), (_VALUE_BYTES // 4,)),
-        carray(_pointer(table, np.uint32), (TABLE_SIZE,)),
-    )
+def _lanes_in(memory):
+    return carray(_pointer(memory.words, np.uint16), (_WORD_BYTES // 2,))
 
 
 @_jit
-def _philox_words(words, counter, count, address):
+def _z_in(memory):
+    return carray(_pointer(memory.z, np.float32), (_VALUE_BYTES // 4,))
+
+
+@_jit
+def _philox_words(memory, counter, count, address):
     """Write the Philox4x32-10 words of counters counter .. counter + count - 1."""
+    words = carray(_pointer(memory.words, np.uint32), (_WORD_BYTES // 4,))
     stream, purpose = address[2], address[3]
     for i in range(count):
         c = _U64(_U64(counter) + _U64(i))
@@ -258,21 +248,20 @@ def _philox_words(words, counter, count, address):
 
 @_jit
 def _lanes(memory, element, n, address):
-    """Write the lanes of `n` elements; that of element i is ``memory.lanes[returned + i]``."""
+    """Write the lanes of `n` elements; that of element i is ``_lanes_in(memory)[returned + i]``."""
     skip = element & 7
-    _philox_words(memory.words, element >> 3, (skip + n + 7) >> 3, address)
+    _philox_words(memory, element >> 3, (skip + n + 7) >> 3, address)
     return skip
 
 
 @_jit
 def _values(memory, element, n, address):
-    """Write z of `n` elements; that of element i is ``memory.z[returned + i]``."""
-    z, bits = memory.z, memory.bits
+    """Write z of `n` elements; that of element i is ``_z_in(memory)[returned + i]``."""
     if address[4] == _RADEMACHER:
         skip = element & 127
         count = (skip + n + 127) >> 7
-        _philox_words(memory.words, element >> 7, count, address)
-        octets = memory.octets
+        _philox_words(memory, element >> 7, count, address)
+        z, octets = _z_in(memory), carray(_pointer(memory.words, np.uint8), (_WORD_BYTES,))
         for j in range(16 * count):
             first = _U64(octets[j]) * _U64(8)
             eight = z[8 * j : 8 * j + 8]
@@ -280,7 +269,9 @@ def _values(memory, element, n, address):
                 eight[b] = _SIGNS[_U64(first + _U64(b))]
         return skip
     skip = _lanes(memory, element, n, address)
-    lanes, fours, table = memory.lanes, memory.fours, memory.table
+    lanes, fours = _lanes_in(memory), carray(_pointer(memory.words, np.uint64), (_WORD_BYTES // 8,))
+    bits = carray(_pointer(memory.z, np.uint32), (_VALUE_BYTES // 4,))
+    table = carray(_pointer(memory.table, np.uint32), (TABLE_SIZE,))
     for i in range((skip + n + 3) >> 2):
         four = fours[i]
         bits[4 * i] = table[four & _INDEX_MASK]
@@ -519,11 +510,12 @@ def _fill(arguments, start, stop, storage):
     integers, _ = _unpacked(arguments)
     out = carray(_pointer(integers[integers[9]], storage), (integers[1],))
     is_float16, address = integers[6] != 0, _address(integers, 0)
-    memory = _memory(_stack(_WORD_BYTES), _stack(_VALUE_BYTES), integers[11])
+    memory = _Memory(_stack(_WORD_BYTES), _stack(_VALUE_BYTES), integers[11])
+    z = _z_in(memory)
     for element in range(start, stop, _TILE):
         n = min(_TILE, stop - element)
         skip = _values(memory, element, n, address)
-        _store_nearest(out[element : element + n], memory.z[skip:], n, is_float16)
+        _store_nearest(out[element : element + n], z[skip:], n, is_float16)
 
 
 @_jit
@@ -542,8 +534,8 @@ def _add(arguments, start, stop, storage, compute):
     keeps, first_lane, behind_lane = integers[specific + 3], integers[specific + 4], integers[specific + 5]
     scale, dense_coefficient = compute(floats[0]), compute(floats[1])
     limit = compute(floats[2 + num_terms]) if keeps == _KEEP_MAGNITUDES else compute(0)
-    memory = _memory(_stack(_WORD_BYTES), _stack(_VALUE_BYTES), integers[11])
-    lanes = memory.lanes
+    memory = _Memory(_stack(_WORD_BYTES), _stack(_VALUE_BYTES), integers[11])
+    lanes, z = _lanes_in(memory), _z_in(memory)
     acc = carray(_pointer(_stack(_ACC_BYTES), compute), (_TILE,))
     before = carray(_pointer(_stack(_ACC_BYTES), compute), (_TILE,))
     first_term = 1 if rounds else 0
@@ -562,7 +554,7 @@ def _add(arguments, start, stop, storage, compute):
                 acc[i] = acc[i] + dense_coefficient * summand[i]
         for term in range(num_terms):
             skip = _values(memory, element, n, _address(integers, first_term + term))
-            coefficient, values = compute(floats[2 + term]), memory.z[skip : skip + n]
+            coefficient, values = compute(floats[2 + term]), z[skip : skip + n]
             for i in range(n):
                 acc[i] = acc[i] + coefficient * values[i]
         if keeps != _KEEP_ALL:
@@ -595,8 +587,8 @@ def _add_low_rank(arguments, start, stop, storage, compute):
     left = carray(_pointer(integers[specific + 2], compute), (num_rows, rank))
     right = carray(_pointer(integers[specific + 3], compute), (rank, row_length))
     scale = compute(floats[0])
-    memory = _memory(_stack(_WORD_BYTES), _stack(_VALUE_BYTES), integers[11])
-    lanes = memory.lanes
+    memory = _Memory(_stack(_WORD_BYTES), _stack(_VALUE_BYTES), integers[11])
+    lanes = _lanes_in(memory)
     acc = carray(_pointer(_stack(_ACC_BYTES), compute), (_TILE,))
     position = start
     while position < stop:
