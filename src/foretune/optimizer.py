@@ -201,6 +201,11 @@ class Optimizer(torch.optim.Optimizer):
         self._pending_is_recorded = False
         return self._pending.loss
 
+    def num_forwards_at(self, step: int) -> int:
+        """Return the loss evaluations of a step, wherever the optimizer stands."""
+        blocks = self.parts.schedule.blocks(step, self.trainables, seed=self.seed)
+        return len(blocks) * self.parts.num_forwards_at(step)
+
     def _measure(self, probe: BlockProbe) -> Estimate:
         """Return what the losses of one block say and what the update decides; zeros if they are not finite."""
         parts = self.parts

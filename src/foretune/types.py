@@ -453,6 +453,10 @@ class AbstractEstimator(AbstractPart):
     def num_forwards(self) -> int:
         """Loss evaluations per block and step."""
 
+    def num_forwards_at(self, step: int) -> int:
+        """Loss evaluations per block at one step, where their number changes."""
+        return self.num_forwards
+
 
 class AbstractUpdate(AbstractPart):
     """How the estimate becomes a step."""
@@ -573,6 +577,10 @@ class Parts:
         """Loss evaluations per block and step; a trial of staying takes the clean loss from the estimate."""
         shared = self.update.num_trials > 0 and self.estimator.measures_clean_loss
         return self.estimator.num_forwards + self.update.num_trials - shared
+
+    def num_forwards_at(self, step: int) -> int:
+        """Loss evaluations per block at one step."""
+        return self.num_forwards - self.estimator.num_forwards + self.estimator.num_forwards_at(step)
 
     def masking_part(self, trainables: Sequence[Trainable]) -> AbstractPart | None:
         """Return the space or schedule that leaves entries of tensors out at the first step, if one does."""

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections import deque
-from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
 from transformers import TrainerCallback
 from transformers.utils import logging as transformers_logging
+
+from foretune.cli.tables import print_table
 
 FLOAT32_RESOLUTION = 2.0**-24
 
@@ -95,19 +94,6 @@ class _ProgressCallback(TrainerCallback):
         line = "  ".join(f"{name} {logs[name]:.5g}" for name in shown if name in logs)
         if not self._console.is_terminal or "eval_loss" in logs:
             self._console.print(f"step {state.global_step}  {line}", highlight=False)
-
-
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; wide cells wrap on a terminal and are left whole elsewhere."""
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=max(100, console.width), file=sys.stdout)
-    console.print(table, highlight=False, markup=False)
 
 
 def print_results(results: dict[str, Any], output: str | None) -> None:

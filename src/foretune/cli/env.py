@@ -22,7 +22,7 @@ def run(arguments: Sequence[str]) -> None:
     import torch
 
     from foretune import noise
-    from foretune.cli.display import print_table
+    from foretune.cli.tables import print_table
 
     rows = [(package, _version(package)) for package in _PACKAGES]
     rows += [

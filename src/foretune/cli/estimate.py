@@ -21,7 +21,8 @@ def run(arguments: Sequence[str]) -> None:
     config = parse(arguments)
     config.check()
 
-    from foretune.cli.display import print_table, quiet_libraries
+    from foretune.cli.display import quiet_libraries
+    from foretune.cli.tables import print_table
     from foretune.runs.estimate import estimate
 
     quiet_libraries()

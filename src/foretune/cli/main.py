@@ -13,6 +13,7 @@ from foretune.errors import ForetuneError, UsageError, near_misses
 
 COMMANDS = {
     "train": "Tune a model on a task with forward passes only.",
+    "sweep": "Run many trainings from one file or a published suite, with any number of workers.",
     "evaluate": "Accuracy of a model, an adapter or a run's final model on a task.",
     "replay": "Rebuild a run's model from its journal, without data.",
     "tasks": "List the tasks, or show an example of one as a model reads it.",
@@ -20,6 +21,7 @@ COMMANDS = {
     "estimate": "Predict the memory of a run before anything is loaded.",
     "bench": "Measure memory and time of methods on random tokens.",
     "migrate": "Translate a command of a research code (MeZO, ZO-LLM, SubZero, ...) into one of foretune.",
+    "runs": "List, show, compare, export and import runs.",
     "methods": "List the methods, or show one with its options.",
     "demo": "See it work: a tiny model, made and tuned on the spot.",
     "env": "Show versions, devices and noise backends.",

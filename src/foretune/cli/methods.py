@@ -54,7 +54,7 @@ def _states(config: MethodsConfig) -> dict[str, int]:
 
 
 def _print_list(entries: Sequence[Entry], states: dict[str, int]) -> None:
-    from foretune.cli.display import print_table
+    from foretune.cli.tables import print_table
 
     columns = ["name", "family", "forwards a step", *(["state, MB"] if states else []), "lr", "zo_eps", "arXiv"]
     rows = []
@@ -69,7 +69,7 @@ def _print_list(entries: Sequence[Entry], states: dict[str, int]) -> None:
 
 
 def _print_method(entry: Entry, states: dict[str, int]) -> None:
-    from foretune.cli.display import print_table
+    from foretune.cli.tables import print_table
 
     print(entry.description)
     print()

@@ -33,7 +33,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _print_list() -> None:
-    from foretune.cli.display import print_table
+    from foretune.cli.tables import print_table
     from foretune.tasks.catalogue import entries
 
     columns = ("name", "what", "kind", "candidates", "metric", "objective", "templates", "masked", "train/dev/test")

@@ -51,6 +51,10 @@ class OneSided(AbstractEstimator):
         """``num_directions + 1``."""
         return self.num_directions + 1
 
+    def num_forwards_at(self, step: int) -> int:
+        """``num_directions + 1``, of those that the step measures."""
+        return directions_at(step, self.num_directions, self.ramp_steps) + 1
+
     def estimate(self, probe: Probe) -> Estimate:
         """Return the projected gradient of each direction that the step measures, float64."""
         loss_clean = probe.loss()

@@ -48,6 +48,10 @@ class TwoSided(AbstractEstimator):
         """``2 * num_directions``."""
         return 2 * self.num_directions
 
+    def num_forwards_at(self, step: int) -> int:
+        """``2 * num_directions``, of those that the step measures."""
+        return 2 * directions_at(step, self.num_directions, self.ramp_steps)
+
     def estimate(self, probe: Probe) -> Estimate:
         """Return the projected gradient of each direction that the step measures, float64."""
         slopes, losses = [], []

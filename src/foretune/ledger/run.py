@@ -26,7 +26,7 @@ OWN_SOURCE = "foretune"
 SEEDS = ("seed", "train_set_seed")
 """Settings over which a mean and a spread are taken."""
 
-_INCIDENTAL = frozenset(
+INCIDENTAL = frozenset(
     {
         *("output", "resume", "ledger", "config", "data_dir", "device", "trust_remote_code"),
         *("eval_batch_size", "log_steps", "diagnostics"),
@@ -126,12 +126,12 @@ class Run:
     @property
     def config_hash(self) -> str:
         """Digest of the settings but for the run seed and what changes no result: with the seed, the key of a run."""
-        return _digest({name: value for name, value in self.config.items() if name not in _INCIDENTAL | {"seed"}})
+        return _digest({name: value for name, value in self.config.items() if name not in INCIDENTAL | {"seed"}})
 
     @property
     def settings_hash(self) -> str:
         """The same but for all seeds (`SEEDS`): equal for runs over which a mean is taken."""
-        return _digest({name: value for name, value in self.config.items() if name not in {*_INCIDENTAL, *SEEDS}})
+        return _digest({name: value for name, value in self.config.items() if name not in {*INCIDENTAL, *SEEDS}})
 
     def values(self) -> dict[str, Value]:
         """Return everything by name: fields, `state`, hashes, then metrics and settings by dotted names.

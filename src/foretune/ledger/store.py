@@ -55,7 +55,7 @@ class Ledger:
         """
         path = Path(path)
         if not create and not path.is_file():
-            raise UsageError(f"There is no ledger {path}; 'foretune train' writes one ({_WHERE}).")
+            raise UsageError(f"There is no ledger {path}; 'foretune train --ledger {path}' makes one.")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -234,9 +234,6 @@ class Ledger:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
-
-
-_WHERE = "runs.sqlite beside the run's folder, $FORETUNE_LEDGER, or --ledger"
 
 
 @contextmanager

@@ -110,6 +110,9 @@ class EvaluateConfig(ModelConfig):
     batch_size: int | None = _option(None, "Rows of a step of head tuning; default: 8.")
 
     output: str | None = _option(None, "JSON file for the result.")
+    ledger: str | None = _option(
+        None, "Ledger of runs that gets a row for each result; default: $FORETUNE_LEDGER, else none."
+    )
 
     @property
     def seeds(self) -> list[int]:
@@ -202,6 +205,9 @@ class TrainConfig(RecipeConfig, ModelConfig):
 
     config: str | None = None  # the file these settings were read from; only the command line uses it
     output: str = _option("", "Folder of the run.")
+    ledger: str | None = _option(
+        None, "File with a row for every run; none: no row; default: $FORETUNE_LEDGER or runs.sqlite beside --output."
+    )
     resume: bool = _option(False, "Go on with the run in the output folder; start it where nothing was saved.")
 
     @property
@@ -358,6 +364,41 @@ class ReplayConfig:
         if Path(self.output).exists() and any(Path(self.output).iterdir()):
             raise UsageError(f"--output {self.output} exists and is not empty; choose another folder.")
         _at_least(self, "step", 0)
+
+
+@dataclass(kw_only=True)
+class ImportConfig:
+    """`foretune runs import`: which logs, and what they do not say themselves."""
+
+    paths: list[str] | None = _option(None, "Files or folders; in front of other options the words alone will do.")
+    format: str | None = _option(
+        None, "tensorboard, wandb_run, wandb_export or trainer_state; default: whichever fits."
+    )
+    task: str | None = _option(None, "Task of the runs.")
+    method: str | None = _option(None, "Method of the runs; spellings of published code are understood.")
+    tuning: str | None = _option(None, "What was tuned: full, lora, prefix, prompt.")
+    model: str | None = _option(None, "Model of the runs.")
+    seed: int | None = _option(None, "Run seed.")
+    train_set_seed: int | None = _option(None, "Seed of the draw of rows.")
+    study: str | None = _option(None, "Sweep that the runs belong to.")
+    suite: str | None = _option(None, "Suite that the runs belong to.")
+    set: list[str] | None = _option(None, "Settings of the method: lr=1e-6 zo_eps=1e-3.")
+    scalars: list[str] | None = _option(None, "Figures to take, as 'foretune runs show' names them; default: all.")
+    metric: list[str] | None = _option(
+        None, "Names that reports know: final.accuracy=max.eval_accuracy (or min. or last. of a figure)."
+    )
+    ledger: str | None = _option(
+        None, "Ledger; default: $FORETUNE_LEDGER, else runs.sqlite here or in runs, made here where there is none."
+    )
+
+    def check(self) -> None:
+        """Refuse that nothing is named.
+
+        Raises:
+            UsageError: always then.
+        """
+        if not self.paths:
+            raise UsageError("No log was named: foretune runs import PATH...")
 
 
 def _at_least(config: Any, name: str, least: int) -> None:

@@ -6,8 +6,8 @@ import json
 import logging
 import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from foretune.baselines import HeadTuning, fit_linear_probe
 from foretune.data import TaskData
 from foretune.data.loading import load_split
 from foretune.errors import UsageError
+from foretune.journal.header import jsonable
+from foretune.ledger import Run
+from foretune.ledger.metrics_file import numbers
 from foretune.runs.config import EvaluateConfig
 from foretune.runs.in_context import MOST_FITTING, count_fitting, own_demonstrations, shared_demonstrations
 from foretune.runs.loading import (
@@ -42,6 +45,7 @@ from foretune.runs.protocol import (
     choose_objective,
     make_protocol,
 )
+from foretune.runs.recording import record_evaluations
 from foretune.runs.rows import load_rows
 from foretune.runs.task import task_of
 from foretune.tasks import Task
@@ -90,7 +94,29 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     }
     if config.output:
         Path(config.output).write_text(json.dumps(results, indent=2) + "\n")
+    record_evaluations(config.ledger, _rows(config, results, outcomes), model.device)
     return results
+
+
+def _rows(config: EvaluateConfig, results: Mapping[str, Any], outcomes: Sequence[_Outcome]) -> list[Run]:
+    """Return what the ledger says of each result."""
+    settings = {**asdict(config), "dtype": results["dtype"]}
+    method = config.baseline or ("in_context" if config.demonstrations else "zero_shot")
+    return [
+        Run(
+            id="",
+            name=f"{results['task']}, {results['setting']}",
+            status="finished",
+            method=method if config.calibration == "none" else f"{method}, {config.calibration}",
+            task=results["task"],
+            model=config.model,
+            train_set_seed=outcome.seed,
+            config=jsonable({**settings, "train_set_seed": outcome.seed, "demonstration_sets": None}),
+            metrics=numbers({"final": outcome.figures, "majority": outcome.majority}),
+            seconds=outcome.seconds,
+        )
+        for outcome in outcomes
+    ]
 
 
 @dataclass(frozen=True, slots=True)

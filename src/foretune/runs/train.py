@@ -15,6 +15,9 @@ from transformers import PrinterCallback, TrainerCallback
 from foretune.adapters import AbstractTuning, make_tuning
 from foretune.composition import AXES
 from foretune.journal import check_header
+from foretune.journal.header import jsonable
+from foretune.ledger import Run
+from foretune.ledger.metrics_file import numbers
 from foretune.methods import RECIPES, AbstractMethod, AbstractRecipe, make_recipe
 from foretune.runs.config import TrainConfig
 from foretune.runs.costs import StepClock, peak_memory_bytes
@@ -27,7 +30,8 @@ from foretune.runs.output import (
     read_results,
     write_results,
 )
-from foretune.runs.sources import Loaded, make_source
+from foretune.runs.recording import Membership, Recording, recording
+from foretune.runs.sources import AbstractSource, Loaded, make_source
 from foretune.runs.trainers import trainer_class, training_arguments
 from foretune.trainer import Diagnostics, ZOTrainer
 from foretune.trainer.arguments import RunArguments
@@ -43,6 +47,7 @@ _FREE_ON_RESUME = {
     "data",
     "eval_data",
     "output",
+    "ledger",
     "resume",
     "eval_batch_size",
     "trust_remote_code",
@@ -51,15 +56,25 @@ _FREE_ON_RESUME = {
 }
 
 
-def train(config: TrainConfig, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:
-    """Run `config` and return what `results.json` holds.
+_ALONE = Membership()
 
-    Everything a user can get wrong is checked before the model is loaded. A finished run with `resume` returns
-    its results again.
 
+def train(
+    config: TrainConfig, callbacks: Sequence[TrainerCallback] = (), *, membership: Membership = _ALONE
+) -> dict[str, Any]:
+    """Run `config` and return what `results.json` holds; the ledger gets a row, however the run ends.
+
+    Everything a user can get wrong is checked before the model is loaded, and before there is a row. A finished run
+    with `resume` returns its results again.
+
+    Args:
+        config: The run.
+        callbacks: Called by the Trainer; one that raises `PrunedError` ends the run as pruned.
+        membership: The sweep and suite that the ledger names.
     Raises:
         UsageError: an option or an input file is wrong.
         JournalError: the run in the output folder cannot be continued with these settings.
+        LedgerError: the ledger cannot be written.
     """
     config.check()
     tuning = make_tuning(config.tuning)
@@ -76,14 +91,34 @@ def train(config: TrainConfig, callbacks: Sequence[TrainerCallback] = ()) -> dic
     source = make_source(config, tuning)
     arguments = training_arguments(config, recipe, selection=source.selection, keeps_model=source.keeps_model)
     make_output(output)
+    row = _row(config, _resolve(config, recipe, tuning, config.dtype), source, membership)
+    with recording(config.ledger, row, output, resume=config.resume, device=arguments.device) as record:
+        return _run(config, recipe, tuning, source, arguments, callbacks, record)
+
+
+def _run(
+    config: TrainConfig,
+    recipe: AbstractRecipe,
+    tuning: AbstractTuning,
+    source: AbstractSource,
+    arguments: RunArguments,
+    callbacks: Sequence[TrainerCallback],
+    record: Recording,
+) -> dict[str, Any]:
+    """Load, train and evaluate, with everything checked."""
+    output = Path(config.output)
     loaded = source.load(tuning)
     resolved = _resolve(config, recipe, tuning, loaded.dtype)
     (output / CONFIG_NAME).write_text(yaml.safe_dump(resolved, sort_keys=False))
-    trainer = _make_trainer(config, arguments, loaded, resolved, callbacks)
+    data_hash = _hash_rows(loaded.rows, loaded.dev)
+    record.note(config=jsonable(resolved), data_hash=data_hash)
+    trainer = _make_trainer(config, arguments, loaded, resolved, data_hash, callbacks)
     trainer.create_optimizer()  # refuses what cannot work on this model, before anything is evaluated
     zero_shot = loaded.score(loaded.test, loaded.base)  # with LoRA the base holds an adapter that adds nothing yet
+    record.note(metrics=numbers({"zero_shot": zero_shot, "majority": source.majority}))
     clock = StepClock(lambda step: trainer.repeats_step or bool(config.diagnostics and step % config.diagnostics == 0))
     trainer.add_callback(clock)
+    trainer.add_callback(record.watch(trainer))
     trainer.train(resume_from_checkpoint=config.resume)
     if source.keeps_model:
         trainer.save_model(str(output / FINAL_NAME))
@@ -109,8 +144,39 @@ def train(config: TrainConfig, callbacks: Sequence[TrainerCallback] = ()) -> dic
         "engine": trainer.engine_name,
         "config": resolved,
     }
-    write_results(output, results)
+    try:
+        record.finish(results)
+    finally:  # the mark of a finished run comes last: one that is killed before it is resumed, and its row with it
+        write_results(output, results)
     return results
+
+
+def settings_of(config: TrainConfig) -> dict[str, Any]:
+    """Return every setting of a run as it takes effect, as far as it is known before the model is loaded.
+
+    Raises:
+        UsageError: an unknown method, scheme or part, or settings that cannot work.
+    """
+    tuning = make_tuning(config.tuning)
+    recipe = make_recipe(config.method["name"], config.method_options, total_steps=config.steps, tuning=tuning.name)
+    return jsonable(_resolve(config, recipe, tuning, config.dtype))
+
+
+def _row(config: TrainConfig, settings: dict[str, Any], source: AbstractSource, membership: Membership) -> Run:
+    """Return what the ledger says of a run that begins."""
+    return Run(
+        id="",
+        name=Path(config.output).absolute().name,
+        method=settings["method"]["name"],
+        task=source.name,
+        tuning=settings["tuning"]["name"],
+        model=config.model,
+        seed=config.seed,
+        train_set_seed=config.train_set_seed,
+        config=jsonable(settings),
+        total_steps=config.steps,
+        **asdict(membership),
+    )
 
 
 def _make_trainer(
@@ -118,6 +184,7 @@ def _make_trainer(
     arguments: RunArguments,
     loaded: Loaded,
     resolved: dict[str, Any],
+    data_hash: str,
     callbacks: Sequence[TrainerCallback],
 ) -> ZOTrainer | SnapshotTrainer:
     objective = loaded.protocol.objective(loaded.model)
@@ -129,7 +196,7 @@ def _make_trainer(
         run_info={
             "origin": {"model": config.model, "revision": config.revision, "dtype": loaded.dtype},
             "selection_metric": loaded.protocol.selection[0] if loaded.dev else None,
-            "rows_hash": _hash_rows(loaded.rows, loaded.dev),
+            "rows_hash": data_hash,
             "config": {name: value for name, value in resolved.items() if name not in _FREE_ON_RESUME},
         },
         train_dataset=loaded.rows,

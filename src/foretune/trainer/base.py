@@ -100,6 +100,10 @@ class AbstractTrainer(Trainer, abc.ABC):
     # ---------------------------------------------------------------- one step
 
     @abc.abstractmethod
+    def num_passes_at(self, step: int) -> tuple[int, int]:
+        """Return the loss evaluations and the backward passes of a step, once training has begun."""
+
+    @abc.abstractmethod
     def measure(self, model: nn.Module, batches: list[Any], num_items: Tensor | int | None) -> float:
         """Do what precedes the optimizer's step on all micro-batches of a step; return the loss."""
 
@@ -174,8 +178,8 @@ class AbstractTrainer(Trainer, abc.ABC):
     # ---------------------------------------------------------------- the run: checkpoints and resume
 
     @cached_property
-    def _base_weights_hash(self) -> str:
-        """Of the weights at the first call of `train`."""
+    def base_weights_hash(self) -> str:
+        """Digest of the weights at the first call of `train`."""
         return hash_weights(self.model.named_parameters())
 
     @property
@@ -187,7 +191,7 @@ class AbstractTrainer(Trainer, abc.ABC):
         args = self.args
         return {
             "foretune_version": version("foretune"),
-            "weights_hash": self._base_weights_hash,
+            "weights_hash": self.base_weights_hash,
             "trainer": {
                 "batch_size": args.per_device_train_batch_size,
                 "gradient_accumulation_steps": args.gradient_accumulation_steps,

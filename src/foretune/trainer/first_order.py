@@ -44,6 +44,10 @@ class FOTrainer(SnapshotTrainer):
             self.optimizer = self._torch_optimizer
         return self.optimizer
 
+    def num_passes_at(self, step: int) -> tuple[int, int]:
+        """Return one forward and one backward."""
+        return 1, 1
+
     def measure_loss(self, loss: StepLoss) -> float:
         """Compute loss and gradient.
 

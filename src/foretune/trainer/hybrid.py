@@ -41,6 +41,12 @@ class HybridTrainer(SnapshotTrainer):
             self.optimizer = self.hybrid
         return self.optimizer
 
+    def num_passes_at(self, step: int) -> tuple[int, int]:
+        """Return the loss evaluations of the shallow layers, and a forward and a backward for the deep ones."""
+        shallow, deep = self.hybrid.zo, self.hybrid.fo
+        backwards = 0 if deep is None else 1
+        return backwards + (0 if shallow is None else shallow.num_forwards_at(step)), backwards
+
     def measure_loss(self, loss: StepLoss) -> float:
         """Measure the losses of the shallow layers and the gradient of the deep ones."""
         return self.hybrid.measure(loss, loss.terms())

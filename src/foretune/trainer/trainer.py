@@ -99,6 +99,10 @@ class ZOTrainer(AbstractTrainer):
             self.optimizer = self.zo_optimizer
         return self.optimizer
 
+    def num_passes_at(self, step: int) -> tuple[int, int]:
+        """Return the loss evaluations of a step, and no backward pass."""
+        return self.zo_optimizer.num_forwards_at(step), 0
+
     def measure(self, model: nn.Module, batches: list[Any], num_items: Tensor | int | None) -> float:
         """Measure the losses; a step that the journal holds already is not measured again."""
         for evaluation in self._history.skip_evaluations():
@@ -205,7 +209,7 @@ class ZOTrainer(AbstractTrainer):
             *(["engine"] if self.args.engine == "auto" else []),
         )
         check_header(journal.header, expected, ignore=free)
-        check_base_weights(journal, self._base_weights_hash)
+        check_base_weights(journal, self.base_weights_hash)
         optimizer.engine_name = journal.header["engine"]  # a run stays with the engine it began with
         folder, place = find_checkpoint(journal, chosen)
         if folder is None:
