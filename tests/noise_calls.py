@@ -68,12 +68,13 @@ def random_add(dtype, seed, max_rows, max_columns):
             integer(0, 3)
         ],
     }
-    in_place = bool(integer(0, 2))
+    in_place, mirrors = bool(integer(0, 2)), bool(integer(0, 2))
 
     def call():
         out = base.clone() if in_place else torch.full_like(base, float("nan"))
-        add(out, out if in_place else base, **options)
-        return out
+        mirrored = torch.full_like(base, float("nan")) if mirrors else None
+        add(out, out if in_place else base, **options, mirrored=mirrored)
+        return out if mirrored is None else torch.cat((out, mirrored))
 
     return call
 

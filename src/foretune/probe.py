@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from foretune import noise
-from foretune.engine import AbstractEngine
+from foretune.engine import AbstractEngine, Perturbation
 from foretune.noise import Mask, Noise, Purpose
 from foretune.norms import norm
 from foretune.step_directions import StepDirections
@@ -45,6 +45,10 @@ class BlockProbe:
     def loss(self, *shifts: tuple[int, float]) -> float:
         """Return the loss at ``theta + sum coef * direction(query)`` over the pairs ``(query, coef)``."""
         return self.engine.loss(self.closure, self._shift(shifts) if shifts else None)
+
+    def losses(self, shifts: Sequence[Sequence[tuple[int, float]]]) -> list[float]:
+        """Return the loss at each of several shifts, in order."""
+        return self.engine.losses(self.closure, [self._shift(pairs) if pairs else None for pairs in shifts])
 
     def slope(self, query: int) -> tuple[float, float]:
         """Return the loss and its exact derivative along ``direction(query)``."""
@@ -87,7 +91,7 @@ class BlockTrial:
         return math.hypot(*(norm(probe.directions.lifted_estimate(member, queries)) for member in probe.block.members))
 
 
-class _Displacement(abc.ABC):
+class _Displacement(Perturbation, abc.ABC):
     """A perturbation of the tensors of one block by a vector in coordinates."""
 
     rounding_purpose: ClassVar[Purpose]
@@ -118,7 +122,16 @@ class _Displacement(abc.ABC):
         if mask is not None:
             out.masked_fill_(~noise.kept(mask, trainable.parameter), 0.0)
 
-    def _add(self, trainable: Trainable, mask: Mask | None, *, out: Tensor, base: Tensor, rows: Tensor | None) -> None:
+    def _add(
+        self,
+        trainable: Trainable,
+        mask: Mask | None,
+        *,
+        out: Tensor,
+        base: Tensor,
+        rows: Tensor | None,
+        mirrored: Tensor | None = None,
+    ) -> None:
         directions = self._directions
         directions.parts.space.add(
             trainable,
@@ -129,6 +142,7 @@ class _Displacement(abc.ABC):
             epoch=directions.epoch,
             rounding=Noise(self._rounding_key, trainable.stream, self.rounding_purpose),
             rows=rows,
+            mirrored=mirrored,
         )
 
 
@@ -163,6 +177,9 @@ class _Descent(_Displacement):
         self._queries = directions.queries(index, scalars)
         self._length = length
         super().__init__(directions, block, self._queries[0].key)
+
+    def mirrors(self, other: Perturbation) -> bool:
+        return isinstance(other, _Shift) and self._shifts == [(key, -coef) for key, coef in other._shifts]
 
     def _vector(self, member: Member) -> Combination:
         _, estimate = self._directions.estimate(member, self._queries)

@@ -111,6 +111,11 @@ class Combination:
         terms = (*self.noise, *self.products, *(() if self.dense is None else (self.dense,)))
         return all(coef == 0.0 for coef, _ in terms)
 
+    @property
+    def is_product(self) -> bool:
+        """Whether there are low-rank terms and nothing else."""
+        return bool(self.products) and not self.noise and self.dense is None and self.mask is None
+
     def add_to(
         self,
         out: Tensor,
@@ -119,21 +124,32 @@ class Combination:
         scale: float = 1.0,
         rounding: Noise | None = None,
         rows: Tensor | None = None,
+        mirrored: Tensor | None = None,
     ) -> None:
         """Write ``out = scale * base + self`` (`noise.add`); entries that the mask does not keep are base's own.
 
-        Low-rank terms make one product; beside other terms it goes through one temporary of the tensor's size.
+        Where `mirrored` is given it gets ``scale * base - self``. Low-rank terms make one product; beside other terms
+        it goes through one temporary of the tensor's size.
         """
-        if not self.products:
-            noise.add(
-                out, base, scale=scale, noise=self.noise, dense=self.dense, rounding=rounding, rows=rows, mask=self.mask
-            )
-        elif self.noise or self.dense is not None or self.mask is not None:
-            dense = (1.0, self.masked(None).materialize(base.shape, base))
-            noise.add(out, base, scale=scale, dense=dense, rounding=rounding, rows=rows, mask=self.mask)
-        else:
+        if self.is_product:
             left, right = noise.low_rank_factors(self.products, base)
+            if mirrored is not None:  # first: `out` may be `base`
+                noise.add_low_rank(mirrored, base, -left, right, scale=scale, rounding=rounding, rows=rows)
             noise.add_low_rank(out, base, left, right, scale=scale, rounding=rounding, rows=rows)
+            return
+        terms, dense = self.noise, self.dense
+        if self.products:
+            terms, dense = (), (1.0, self.masked(None).materialize(base.shape, base))
+        noise.add(
+            *(out, base),
+            scale=scale,
+            noise=terms,
+            dense=dense,
+            rounding=rounding,
+            rows=rows,
+            mask=self.mask,
+            mirrored=mirrored,
+        )
 
     def accumulate_into(self, average: Tensor, *, decay: float, weight: Tensor) -> None:
         """Write ``average = decay * average + self``: entries that the mask does not keep decay as well.
@@ -243,6 +259,10 @@ class Probe(Protocol):
         """Return the loss at ``theta + sum coef * direction(query)`` over the pairs ``(query, coef)``."""
         ...
 
+    def losses(self, shifts: Sequence[Sequence[tuple[int, float]]]) -> list[float]:
+        """Return the loss at each of several shifts, in order; an engine may evaluate them together."""
+        ...
+
     def slope(self, query: int) -> tuple[float, float]:
         """Return the loss and its exact derivative along ``direction(query)``, by one forward-mode pass.
 
@@ -346,12 +366,24 @@ class AbstractSpace(AbstractPart):
         scale: float = 1.0,
         rounding: Noise | None = None,
         rows: Tensor | None = None,
+        mirrored: Tensor | None = None,
     ) -> None:
         """Write ``out = scale * base + lift(vector)``, of the tensor's shape; only `rows` of it where given.
 
-        `out` may be `base`. Half-precision results are rounded stochastically with `rounding`. A mask of the vector
-        is one of the tensor's entries; spaces that lift may not be given one.
+        Where `mirrored` is given it gets ``scale * base - lift(vector)``, for one generation of all noise. `out` may be
+        `base`, `mirrored` may not. Half-precision results are rounded stochastically with `rounding`. A mask of the
+        vector is one of the tensor's entries; spaces that lift may not be given one.
         """
+
+    def matrix_factors(
+        self, trainable: Trainable, vector: Combination, *, seed: int, epoch: int
+    ) -> tuple[Tensor, Tensor] | None:
+        """Return left (m, r) and right (n, r) with ``lift(vector) = left right^T``, m x n the tensor itself.
+
+        None where the lift of this tensor is made in another way.
+        """
+        is_matrix = trainable.matrix_shape is not None and trainable.shape == trainable.matrix_shape
+        return noise.low_rank_factors(vector.products, trainable.parameter) if is_matrix and vector.is_product else None
 
     @abc.abstractmethod
     def transport(self, trainable: Trainable, vector: Tensor, *, seed: int, old_epoch: int, new_epoch: int) -> Tensor:

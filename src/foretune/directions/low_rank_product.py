@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from foretune.errors import UsageError
 from foretune.noise import LowRankNoise, Noise, Purpose

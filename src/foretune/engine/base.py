@@ -22,7 +22,10 @@ Measured = TypeVar("Measured")
 
 
 class Perturbation(Protocol):
-    """Writes perturbed values of the tensors that move."""
+    """Writes perturbed values of the tensors that move.
+
+    What is not abstract helps an engine that evaluates several at once, and may be left as it is.
+    """
 
     def moves(self, trainable: Trainable) -> bool:
         """Whether this tensor differs from its current value."""
@@ -31,6 +34,20 @@ class Perturbation(Protocol):
     def write(self, trainable: Trainable, *, out: Tensor, base: Tensor, rows: Tensor | None = None) -> None:
         """Write ``base + shift`` into `out` (only `rows` of it where given); both have the tensor's shape."""
         ...
+
+    def mirrors(self, other: Perturbation) -> bool:
+        """Whether all shifts are those of `other` with the sign changed."""
+        return False
+
+    def write_both(
+        self, trainable: Trainable, *, out: Tensor, mirrored: Tensor, base: Tensor, rows: Tensor | None = None
+    ) -> None:
+        """`write` the shift into `out` and that of the opposite sign into `mirrored`; asked of those that `mirrors`."""
+        raise NotImplementedError
+
+    def factors(self, trainable: Trainable) -> tuple[Tensor, Tensor] | None:
+        """Return left (m, r) and right (n, r) if the shift of an m x n tensor is ``left right^T``, unrounded."""
+        return None
 
 
 class Tangent(Protocol):
@@ -95,6 +112,10 @@ class AbstractEngine(abc.ABC):
                 # The first evaluation is not made in inference mode: what a model creates once (position tables,
                 # masks) would be inference tensors, and the model could not be trained by gradients any more.
                 self._grad_mode = torch.inference_mode
+
+    def losses(self, closure: LossClosure, perturbations: Sequence[Perturbation | None]) -> list[float]:
+        """Return the `loss` at each of several perturbations, in order; the closure is called once for each."""
+        return [self.loss(closure, perturbation) for perturbation in perturbations]
 
     def slope(self, closure: LossClosure, tangent: Tangent) -> tuple[float, float]:
         """Return the loss at the current weights and its derivative along the tangent, by one forward-mode pass.

@@ -57,10 +57,9 @@ class OneSided(AbstractEstimator):
 
     def estimate(self, probe: Probe) -> Estimate:
         """Return the projected gradient of each direction that the step measures, float64."""
-        loss_clean = probe.loss()
         queries = range(directions_at(probe.step, self.num_directions, self.ramp_steps))
-        slopes = [(probe.loss((query, self.zo_eps)) - loss_clean) / self.zo_eps for query in queries]
-        return Estimate(scalars=tuple(slopes), loss=loss_clean)
+        loss_clean, *losses = probe.losses([[], *([(query, self.zo_eps)] for query in queries)])
+        return Estimate(tuple((loss - loss_clean) / self.zo_eps for loss in losses), loss=loss_clean)
 
     def weights(self, scalars: tuple[float, ...]) -> tuple[float, ...]:
         """Return what the weighting makes of the slopes."""

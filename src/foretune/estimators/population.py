@@ -53,7 +53,7 @@ class Population(AbstractEstimator):
     def estimate(self, probe: Probe) -> Estimate:
         """Return the loss of each member, float64; of a pair, that with the plus sign first."""
         signs = (1.0, -1.0) if self.antithetic else (1.0,)
-        losses = [probe.loss((query, sign * self.zo_eps)) for query in range(self.num_directions) for sign in signs]
+        losses = probe.losses([[(query, sign * self.zo_eps)] for query in range(self.num_directions) for sign in signs])
         return Estimate(scalars=tuple(losses), loss=fmean(losses))
 
     def weights(self, scalars: tuple[float, ...]) -> tuple[float, ...]:

@@ -48,9 +48,7 @@ class SecondDifference(AbstractEstimator):
 
     def estimate(self, probe: Probe) -> Estimate:
         """Return the projected gradient and the curvature, float64."""
-        loss_clean = probe.loss()
-        loss_plus = probe.loss((0, self.zo_eps))
-        loss_minus = probe.loss((0, -self.zo_eps))
+        loss_clean, loss_plus, loss_minus = probe.losses([[], [(0, self.zo_eps)], [(0, -self.zo_eps)]])
         slope = (loss_plus - loss_minus) / (2 * self.zo_eps)
         curvature = (loss_plus + loss_minus - 2 * loss_clean) / self.zo_eps**2
         return Estimate(scalars=(slope, curvature), loss=loss_clean)

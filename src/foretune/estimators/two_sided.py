@@ -54,13 +54,10 @@ class TwoSided(AbstractEstimator):
 
     def estimate(self, probe: Probe) -> Estimate:
         """Return the projected gradient of each direction that the step measures, float64."""
-        slopes, losses = [], []
-        for query in range(directions_at(probe.step, self.num_directions, self.ramp_steps)):
-            loss_plus = probe.loss((query, self.zo_eps))
-            loss_minus = probe.loss((query, -self.zo_eps))
-            slopes.append((loss_plus - loss_minus) / (2 * self.zo_eps))
-            losses += [loss_plus, loss_minus]
-        return Estimate(scalars=tuple(slopes), loss=fmean(losses))
+        queries = range(directions_at(probe.step, self.num_directions, self.ramp_steps))
+        losses = probe.losses([[(query, side)] for query in queries for side in (self.zo_eps, -self.zo_eps)])
+        pairs = zip(losses[::2], losses[1::2], strict=True)
+        return Estimate(tuple((plus - minus) / (2 * self.zo_eps) for plus, minus in pairs), loss=fmean(losses))
 
     def weights(self, scalars: tuple[float, ...]) -> tuple[float, ...]:
         """Return what the weighting makes of the slopes."""

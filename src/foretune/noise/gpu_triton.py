@@ -61,6 +61,7 @@ def add(
     terms: Sequence[tuple[float, Noise]],
     rounding: Noise | None,
     mask: ElementMask | None,
+    mirrored: Tensor | None,
 ) -> None:
     """See `foretune.noise.add`; contiguous tensors, coefficients rounded already and none of them 0."""
     coefficient, summand = (0.0, None) if dense is None else dense
@@ -74,7 +75,7 @@ def add(
         [rounding, lanes_of, interval, *(noise for _, noise in terms)],
         [scale, coefficient, limit, *(c for c, _ in terms)],
     )
-    tensors = base, summand, quantile_table(out.device), integers, floats
+    tensors = mirrored, base, summand, quantile_table(out.device), integers, floats
     _launch(_add, layout, out, *tensors, len(terms), KEEPS=keeps.value)
 
 
@@ -331,6 +332,7 @@ def _fill(
 @_kernel
 def _add(
     out,
+    mirrored,
     base,
     dense,
     table,
@@ -371,18 +373,28 @@ def _add(
     scale = tl.load(floats + _SCALE).to(compute)
     if scale != 1.0:  # a nan times 1 would lose its bits
         acc = acc * scale
+    opposite = acc
     if dense is not None:
-        acc = acc + tl.load(floats + _DENSE).to(compute) * tl.load(dense + offset, mask=inside)
+        change = tl.load(floats + _DENSE).to(compute) * tl.load(dense + offset, mask=inside)
+        acc = acc + change
+        opposite = opposite - change
     for term in range(num_terms):
         z = _values(integers + _TERMS + _WORDS_PER_ADDRESS * term, octet, table)
-        acc = acc + tl.load(floats + _COEFFICIENTS + term).to(compute) * z.to(compute)
+        change = tl.load(floats + _COEFFICIENTS + term).to(compute) * z.to(compute)
+        acc = acc + change
+        opposite = opposite - change
     if KEEPS == _KEEP_LANES:
         lane = _lanes(integers + _MASK, octet)
         first, behind = tl.load(integers + _INTERVAL), tl.load(integers + _INTERVAL + 1)
         acc = tl.where((lane >= first) & (lane < behind), acc, before)
+        opposite = tl.where((lane >= first) & (lane < behind), opposite, before)
     if KEEPS == _KEEP_MAGNITUDES:
-        acc = tl.where(tl.abs(before) <= tl.load(floats + _LIMIT).to(compute), acc, before)
+        limit = tl.load(floats + _LIMIT).to(compute)
+        acc = tl.where(tl.abs(before) <= limit, acc, before)
+        opposite = tl.where(tl.abs(before) <= limit, opposite, before)
     _store(out, offset, acc, integers + _ROUNDING, octet, inside)
+    if mirrored is not None:  # else the compiler drops what was made for it
+        _store(mirrored, offset, opposite, integers + _ROUNDING, octet, inside)
 
 
 @_kernel

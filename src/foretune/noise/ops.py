@@ -85,6 +85,7 @@ def add(
     rows: Tensor | None = None,
     window: Window | None = None,
     mask: Mask | None = None,
+    mirrored: Tensor | None = None,
 ) -> None:
     """Write a multiple of `base` plus multiples of noise tensors into `out`.
 
@@ -108,15 +109,21 @@ def add(
         window: `out` and `base` are this 2-D block of a larger matrix; elements are numbered as in that
             matrix.
         mask: Elements it does not keep are copied from `base` as they are.
+        mirrored: A tensor like `out`, overlapping neither it nor `base`, that gets ``scale · base - coef · dense -
+            Σᵢ cᵢ zᵢ``: the bits of a second call with negated coefficients, but every z is generated once.
 
     Raises:
         UsageError: a dtype, shape, device or row is wrong, or `rounding` is missing.
     """
     _check_pair(out, base, rounding)
+    if mirrored is not None:
+        _check_pair(mirrored, base, rounding)
     compute = torch.float64 if out.dtype == torch.float64 else torch.float32
     if dense is not None:
         _check_operand("dense", dense[1], out, compute, tuple(out.shape))
     if isinstance(mask, RowMask):
+        if mirrored is not None:
+            _copy_other_rows(mirrored, base, rows, mask.rows)
         rows, mask = _copy_other_rows(out, base, rows, mask.rows), None
     layout = _layout(out, rows, window)
     terms = [(c, address) for c, address in ((_rounded(c, compute), a) for c, a in noise) if c != 0]
@@ -127,9 +134,12 @@ def add(
         return
     rounding = rounding if out.dtype in _HALF else None
     target = _target(out, keep=rows is not None)
+    other = None if mirrored is None else _target(mirrored, keep=rows is not None)
     scale = _rounded(scale, compute)
-    _backend(out).add(target, base.contiguous(), layout, scale, dense, terms, rounding, mask)
+    _backend(out).add(target, base.contiguous(), layout, scale, dense, terms, rounding, mask, other)
     _copy_back(out, target)
+    if mirrored is not None and other is not None:
+        _copy_back(mirrored, other)
 
 
 def kept(mask: Mask, base: Tensor) -> Tensor:

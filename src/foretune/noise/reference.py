@@ -91,8 +91,13 @@ def add(
     terms: Sequence[tuple[float, Noise]],
     rounding: Noise | None,
     mask: ElementMask | None,
+    mirrored: Tensor | None,
 ) -> None:
     """See `foretune.noise.add`; contiguous tensors, coefficients rounded already and none of them 0."""
+    if mirrored is not None:  # first: `out` may be `base`
+        negated = [(-coefficient, noise) for coefficient, noise in terms]
+        opposite = None if dense is None else (-dense[0], dense[1])
+        add(mirrored, base, layout, scale, opposite, negated, rounding, mask, None)
     out, base = (tensor.view(layout.num_rows, layout.row_length) for tensor in (out, base))
     for rows, columns, starts in _blocks(layout, out.device):
         before = _scaled(base[rows, columns], 1.0)

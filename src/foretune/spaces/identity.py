@@ -42,9 +42,10 @@ class Identity(AbstractSpace):
         scale: float = 1.0,
         rounding: Noise | None = None,
         rows: Tensor | None = None,
+        mirrored: Tensor | None = None,
     ) -> None:
         """Write ``out = scale * base + vector`` in one pass."""
-        vector.add_to(out, base, scale=scale, rounding=rounding, rows=rows)
+        vector.add_to(out, base, scale=scale, rounding=rounding, rows=rows, mirrored=mirrored)
 
     def transport(self, trainable: Trainable, vector: Tensor, *, seed: int, old_epoch: int, new_epoch: int) -> Tensor:
         """Return `vector` itself."""

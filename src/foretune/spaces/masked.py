@@ -124,9 +124,10 @@ class Masked(AbstractSpace):
         scale: float = 1.0,
         rounding: Noise | None = None,
         rows: Tensor | None = None,
+        mirrored: Tensor | None = None,
     ) -> None:
         """Write ``out = scale * base + vector`` in one pass; the vector carries its mask."""
-        vector.add_to(out, base, scale=scale, rounding=rounding, rows=rows)
+        vector.add_to(out, base, scale=scale, rounding=rounding, rows=rows, mirrored=mirrored)
 
     def transport(self, trainable: Trainable, vector: Tensor, *, seed: int, old_epoch: int, new_epoch: int) -> Tensor:
         """Return `vector` itself: the coordinates stay, only which of them move changes."""

@@ -73,16 +73,29 @@ class AbstractMatrixSpace(AbstractSpace):
         scale: float = 1.0,
         rounding: Noise | None = None,
         rows: Tensor | None = None,
+        mirrored: Tensor | None = None,
     ) -> None:
         """Write ``out = scale * base + left right^T``; the factors are made first, they are small."""
         assert vector.mask is None, "a masked vector in coordinates that are lifted"
         if trainable.matrix_shape is None or vector.is_zero:
             vector = Combination() if vector.is_zero else vector
-            vector.add_to(out, base, scale=scale, rounding=rounding, rows=rows)
+            vector.add_to(out, base, scale=scale, rounding=rounding, rows=rows, mirrored=mirrored)
             return
         with _own_precision(base.device):
             left, right = self.factors(trainable, vector, seed=seed, epoch=epoch)
+        if mirrored is not None:
+            add_products(trainable, -left, right, out=mirrored, base=base, scale=scale, rounding=rounding, rows=rows)
         add_products(trainable, left, right, out=out, base=base, scale=scale, rounding=rounding, rows=rows)
+
+    def matrix_factors(
+        self, trainable: Trainable, vector: Combination, *, seed: int, epoch: int
+    ) -> tuple[Tensor, Tensor] | None:
+        """Return `factors` of a matrix that the space sees as it is: not several of them, nor in another shape."""
+        if trainable.matrix_shape is None or trainable.num_views > 1 or vector.mask is not None:
+            return None
+        with torch.autocast(trainable.parameter.device.type, enabled=False):
+            left, right = self.factors(trainable, vector, seed=seed, epoch=epoch)
+        return (left, right) if (left.shape[0], right.shape[0]) == trainable.shape else None
 
     def transport(self, trainable: Trainable, vector: Tensor, *, seed: int, old_epoch: int, new_epoch: int) -> Tensor:
         """Return `project` of a matrix's coordinates; those of a vector do not change."""

@@ -1,5 +1,7 @@
 """Two-sided and one-sided slopes on a quadratic, where both have closed forms."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor
@@ -29,6 +31,9 @@ class QuadraticProbe:
         for query, coefficient in shifts:
             theta += coefficient * self.z[query]
         return float(self.value(theta))
+
+    def losses(self, shifts: Sequence[Sequence[tuple[int, float]]]) -> list[float]:
+        return [self.loss(*pairs) for pairs in shifts]
 
     def value(self, theta: Tensor) -> Tensor:
         difference = theta - self.model.target

@@ -1,6 +1,7 @@
 """Shaped scores: what they are, what they do not depend on, when there is no step."""
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -18,12 +19,15 @@ class Recorder:
     step = 0
 
     def __init__(self, *losses: float) -> None:
-        self.losses = list(losses)
+        self.answers = losses
         self.shifts: list[tuple[tuple[int, float], ...]] = []
 
     def loss(self, *shifts: tuple[int, float]) -> float:
         self.shifts.append(shifts)
-        return self.losses[len(self.shifts) - 1]
+        return self.answers[len(self.shifts) - 1]
+
+    def losses(self, shifts: Sequence[Sequence[tuple[int, float]]]) -> list[float]:
+        return [self.loss(*pairs) for pairs in shifts]
 
 
 def scores() -> torch.Tensor:

@@ -1,5 +1,7 @@
 """Slope and curvature from three losses, on a quadratic where both have closed forms."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
@@ -24,6 +26,9 @@ class Line:
         self.asked.append(coefficient)
         difference = self.model.flat().detach() + coefficient * self.z - self.model.target
         return float(0.5 * difference @ self.model.hessian @ difference)
+
+    def losses(self, shifts: Sequence[Sequence[tuple[int, float]]]) -> list[float]:
+        return [self.loss(*pairs) for pairs in shifts]
 
     def slope(self, query: int) -> tuple[float, float]:
         raise AssertionError("no exact slope is needed")
