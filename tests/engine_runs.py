@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from foretune import noise
-from foretune.engine.base import AbstractEngine
+from foretune.engine.base import AbstractEngine, Perturbation
 from foretune.noise import Noise, Purpose
 from foretune.parameters import collect_trainables
 from foretune.types import Trainable
@@ -21,7 +21,7 @@ SEVERAL = ((101, 0.03), (102, -0.01), (103, 0.02))
 
 
 @dataclass
-class Shift:
+class Shift(Perturbation):
     """theta + sum_i c_i z(k_i), of all tensors or only of some.
 
     Attributes:
@@ -39,7 +39,15 @@ class Shift:
     def moves(self, trainable: Trainable) -> bool:
         return self.only is None or trainable.name in self.only
 
-    def write(self, trainable: Trainable, *, out: Tensor, base: Tensor, rows: Tensor | None = None) -> None:
+    def write(
+        self,
+        trainable: Trainable,
+        *,
+        out: Tensor,
+        base: Tensor,
+        rows: Tensor | None = None,
+        mirrored: Tensor | None = None,
+    ) -> None:
         self.written.append((trainable.name, None if rows is None else rows.tolist()))
         noise.add(
             out,
@@ -47,7 +55,13 @@ class Shift:
             noise=[(coef, Noise(key, trainable.stream, Purpose.DIRECTION)) for key, coef in self.terms],
             rounding=Noise(self.terms[0][0], trainable.stream, Purpose.PERTURBATION_ROUNDING),
             rows=rows,
+            mirrored=mirrored,
         )
+
+    def mirrors(self, other: Perturbation) -> bool:
+        return isinstance(other, Shift) and self.terms == tuple((key, -coef) for key, coef in other.terms)
+
+    write_both = write
 
 
 def measure(engine: AbstractEngine, closure: Callable[[], Tensor | float], shift: Shift | None) -> float:

@@ -171,7 +171,8 @@ def causal_closure(model: nn.Module) -> Callable[[], Tensor]:
     mask = torch.tensor([[1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1]])
 
     def closure() -> Tensor:
-        logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits.float()
+        logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return functional.cross_entropy(logits[:, -4:-1].flatten(0, 1), input_ids[:, -3:].flatten())
 
     return closure

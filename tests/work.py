@@ -75,7 +75,7 @@ class Meter:
         self.optimizer = optimizer
         self.work = Work()
         self._phase = "refresh"
-        self._scratch: int | None = None  # storage of the perturbed copy that is being written
+        self._scratch: set[int] = set()  # storages of the perturbed copies that are being written
         self._weights: set[int] = set()
 
     def step(self, closure: LossClosure) -> Work:
@@ -120,22 +120,30 @@ class Meter:
 
     def _evaluate(self, evaluate: Callable[..., Any], closure: LossClosure, displacement: Any) -> Any:
         with self._in_phase("perturbation"):
-            return evaluate(closure, displacement and _Watched(displacement, self._scratch_is))
+            if isinstance(displacement, list):
+                return evaluate(closure, [self._watched(one) for one in displacement])
+            return evaluate(closure, self._watched(displacement))
+
+    def _watched(self, displacement: Any) -> Any:
+        # `losses` may ask for one `loss` after the other
+        is_done = displacement is None or isinstance(displacement, _Watched)
+        return displacement if is_done else _Watched(displacement, self._scratch_is)
 
     @contextmanager
-    def _scratch_is(self, out: Tensor) -> Iterator[None]:
-        self._scratch = _storage(out)
+    def _scratch_is(self, *outs: Tensor) -> Iterator[None]:
+        self._scratch = {_storage(out) for out in outs}
         try:
             yield
         finally:
-            self._scratch = None
+            self._scratch = set()
 
     def _call(self, kernel: Callable[..., None], out: Tensor, *args: Any) -> None:
         layout = next((a for a in args if isinstance(a, Layout)), Layout(1, out.numel(), 0, 0, out.numel()))
         number = layout.num_selected * layout.row_length
         self.work.add(self._phase, Counter(noise.purpose for noise in _addresses(args)), number)
-        if _storage(out) == self._scratch:
-            self.work.scratch_bytes += number * out.itemsize
+        if _storage(out) in self._scratch:
+            mirrors = kernel.__name__ == "add" and args[-1] is not None
+            self.work.scratch_bytes += (1 + mirrors) * number * out.itemsize
         elif _storage(out) in self._weights:
             self.work.weight_bytes += number * out.itemsize
         kernel(out, *args)
@@ -145,14 +153,14 @@ class Meter:
         return lanes(starts, length, noise)
 
 
-_EVALUATIONS = ("loss", "slope")
+_EVALUATIONS = ("loss", "losses", "slope")
 _KERNELS = ("fill", "add", "add_low_rank")
 
 
 class _Watched:
     """A displacement that says where it writes."""
 
-    def __init__(self, displacement: Any, scratch_is: Callable[[Tensor], Any]) -> None:
+    def __init__(self, displacement: Any, scratch_is: Callable[..., Any]) -> None:
         self.moves = displacement.moves
         self._displacement = displacement
         self._scratch_is = scratch_is
@@ -160,6 +168,16 @@ class _Watched:
     def write(self, trainable: Trainable, *, out: Tensor, **others: Any) -> None:
         with self._scratch_is(out):
             self._displacement.write(trainable, out=out, **others)
+
+    def mirrors(self, other: Any) -> bool:
+        return self._displacement.mirrors(getattr(other, "_displacement", other))
+
+    def factors(self, trainable: Trainable) -> Any:
+        return self._displacement.factors(trainable)
+
+    def write_both(self, trainable: Trainable, *, out: Tensor, mirrored: Tensor, **others: Any) -> None:
+        with self._scratch_is(out, mirrored):
+            self._displacement.write_both(trainable, out=out, mirrored=mirrored, **others)
 
     def write_tangent(self, trainable: Trainable, *, out: Tensor, **others: Any) -> None:
         with self._scratch_is(out):
@@ -186,10 +204,11 @@ def _storage(tensor: Tensor) -> int:
 
 @dataclass(frozen=True)
 class Read:
-    """A tensor that an evaluation of the loss reads, and which rows of it; None for all."""
+    """A tensor that an evaluation of the loss reads, which rows of it (None for all), and whether in a linear layer."""
 
     trainable: Trainable
     rows: Tensor | None = None
+    is_linear: bool = False
 
 
 @torch.no_grad()
@@ -204,7 +223,7 @@ def reads_of(optimizer: Optimizer, closure: LossClosure) -> list[Read]:
         # what a subclass looks up need not be its argument: OPT's position embedding shifts it, and is read as a whole
         rows = args[0].unique() if type(module) is nn.Embedding else None
         own = [by_parameter[p] for p in module.parameters(recurse=False) if p in by_parameter]
-        reads.extend(Read(trainable, rows) for trainable in own)
+        reads.extend(Read(trainable, rows, type(module) is nn.Linear) for trainable in own)
 
     handles = [module.register_forward_pre_hook(note) for module in optimizer.model.modules()]
     closure()
@@ -223,7 +242,9 @@ def expected_work(optimizer: Optimizer, reads: Sequence[Read]) -> Work:
         update         tensors that move x (q directions + basis + mask + what rule and direction draw beside)
         refresh        tensors that move x new basis, where an epoch begins
 
-    Every write in half precision takes one lane an entry for its rounding beside.
+    Every write in half precision takes one lane an entry for its rounding beside. By the paired engine, in a closure
+    that runs the model as a whole, both signs of a direction are written at once, and linear layers whose weights move
+    along thin factors write nothing.
     """
     parts, step = optimizer.parts, optimizer.num_steps - 1
     estimator, update, direction, space = parts.estimator, parts.update, parts.direction, parts.space
@@ -234,15 +255,18 @@ def expected_work(optimizer: Optimizer, reads: Sequence[Read]) -> Work:
 
     shifts = estimator.num_forwards - estimator.measures_clean_loss  # each along one direction
     trials = max(0, update.num_trials - 1)  # each along all of them; to stay is no displacement
+    is_paired = optimizer.engine_name == "paired"
+    writes = estimator.num_directions if is_paired else shifts
     work = Work(forwards=len(blocks) * parts.num_forwards)
     for block in blocks:
         members = {member.trainable: member for member in block.members}
         for read in (read for read in reads if read.trainable in members):
             write = Write(optimizer, members[read.trainable], read.rows)
-            work.add("perturbation", DRAWS[type(direction)](write), shifts + trials * estimator.num_directions)
-            work.add("perturbation", write.beside_directions(Purpose.PERTURBATION_ROUNDING), shifts)
+            work.add("perturbation", DRAWS[type(direction)](write), writes + trials * estimator.num_directions)
+            work.add("perturbation", write.beside_directions(Purpose.PERTURBATION_ROUNDING), writes)
             work.add("perturbation", write.beside_directions(Purpose.UPDATE_ROUNDING), trials)
-            work.scratch_bytes += (shifts + trials) * write.num_bytes
+            is_factored = is_paired and read.is_linear and write.is_thin
+            work.scratch_bytes += ((0 if is_factored else shifts) + trials) * write.num_bytes
         for member in block.members:
             trainable, state = member.trainable, optimizer.tensor_states[member.trainable]
             write = Write(optimizer, member, parts.schedule.rows(trainable, state, step=step, seed=optimizer.seed))
@@ -273,6 +297,16 @@ class Write:
     def lifts(self) -> bool:
         """Whether its coordinates are others than its entries."""
         return self.optimizer.parts.space.lifts(self.trainable)
+
+    @property
+    def is_thin(self) -> bool:
+        """Whether it moves along a product of two thin factors, as the matrix it is."""
+        parts, trainable = self.optimizer.parts, self.trainable
+        if trainable.matrix_shape is None or trainable.num_views > 1 or self.member.mask is not None:
+            return False
+        if isinstance(parts.space, Orthonormal):
+            return parts.space.view_shape(trainable) == trainable.shape
+        return self.lifts or isinstance(parts.direction, LowRankProduct)
 
     @property
     def num_entries(self) -> int:

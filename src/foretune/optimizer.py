@@ -53,9 +53,10 @@ class Optimizer(torch.optim.Optimizer):
 
     The closure is called several times per step and must use the same data each time; it may return a scalar
     tensor (float32 or better) or a number, so the objective need not be differentiable. Dropout is off while it
-    runs. Memory beyond inference: one layer (`layerwise` engine) or one copy of the trainable tensors
-    (`in_place`), and the declared state (`state_bytes`). No `.grad` is ever made, and the global random state
-    is never touched: everything random is a function of (seed, step, direction, tensor name).
+    runs. Memory beyond inference: one layer (`layerwise` engine), one copy of the trainable tensors (`in_place`), or
+    two layers and the activations of another forward (`paired`), and the declared state (`state_bytes`). No `.grad` is
+    ever made, and the global random state is never touched: everything random is a function of (seed, step, direction,
+    tensor name).
 
     It is a `torch.optim.Optimizer`: `lr` is read from `param_groups` at each step, so torch and transformers
     schedulers work.
@@ -65,7 +66,7 @@ class Optimizer(torch.optim.Optimizer):
         space, direction, estimator, update, schedule: The parts; see `foretune.types`.
         lr: Learning rate, 0 or more.
         seed: Run seed, any integer of 64 bits.
-        engine: ``auto`` (the rule of `engine/choice.py`), ``layerwise`` or ``in_place``.
+        engine: ``auto`` (the rule of `engine/choice.py`), ``layerwise``, ``in_place`` or ``paired``.
         method: Name and settings of the method these parts come from, for journals and model cards.
     Raises:
         UsageError: an argument out of range.
@@ -90,6 +91,11 @@ class Optimizer(torch.optim.Optimizer):
             raise UsageError(f"lr must be 0 or more and finite, got {lr}.")
         if engine not in ENGINES:
             raise UsageError(f"Unknown engine {engine!r}.{near_misses(engine, ENGINES)}")
+        if engine == "paired" and not estimator.zo_eps:
+            raise IncompatibleError(
+                f"Engine 'paired' cannot serve {type(estimator).__name__}, which differentiates one forward at a time "
+                "instead of comparing losses. Use 'auto'."
+            )
         self.model = model
         self.parts = Parts(
             space=space or Identity(),

@@ -111,6 +111,20 @@ class _Displacement(Perturbation, abc.ABC):
     def write(self, trainable: Trainable, *, out: Tensor, base: Tensor, rows: Tensor | None = None) -> None:
         self._add(trainable, self._directions.mask(self._members[trainable]), out=out, base=base, rows=rows)
 
+    def write_both(
+        self, trainable: Trainable, *, out: Tensor, mirrored: Tensor, base: Tensor, rows: Tensor | None = None
+    ) -> None:
+        mask = self._directions.mask(self._members[trainable])
+        self._add(trainable, mask, out=out, base=base, rows=rows, mirrored=mirrored)
+
+    def factors(self, trainable: Trainable) -> tuple[Tensor, Tensor] | None:
+        directions, member = self._directions, self._members[trainable]
+        space, direction = directions.parts.space, directions.parts.direction
+        if directions.mask(member) is not None or not (space.lifts(trainable) or direction.draws_products):
+            return None  # before anything is drawn
+        vector = self._vector(member)
+        return space.matrix_factors(trainable, vector, seed=directions.seed, epoch=directions.epoch)
+
     def write_tangent(self, trainable: Trainable, *, out: Tensor, rows: Tensor | None = None) -> None:
         """Write the displacement itself: 0 where the mask, which may ask for the weight, does not keep an entry."""
         if rows is None:
@@ -159,6 +173,9 @@ class _Shift(_Displacement):
         self._shifts = shifts
         super().__init__(directions, block, shifts[0][0])
 
+    def mirrors(self, other: Perturbation) -> bool:
+        return isinstance(other, _Shift) and self._shifts == [(key, -coef) for key, coef in other._shifts]
+
     def _vector(self, member: Member) -> Combination:
         first, *others = (
             self._directions.draw(member, key).vector.scaled(coef * member.std) for key, coef in self._shifts
@@ -177,9 +194,6 @@ class _Descent(_Displacement):
         self._queries = directions.queries(index, scalars)
         self._length = length
         super().__init__(directions, block, self._queries[0].key)
-
-    def mirrors(self, other: Perturbation) -> bool:
-        return isinstance(other, _Shift) and self._shifts == [(key, -coef) for key, coef in other._shifts]
 
     def _vector(self, member: Member) -> Combination:
         _, estimate = self._directions.estimate(member, self._queries)

@@ -413,6 +413,8 @@ class AbstractDirection(AbstractPart):
 
     part_names: ClassVar[tuple[str, ...]] = ()
     """Names in `Draw.parts`, for update rules that need them (a tensor may be drawn without any)."""
+    draws_products: ClassVar[bool] = False
+    """Whether a matrix is drawn as a product of two thin factors."""
 
     @property
     def advances_first(self) -> bool:

@@ -1,5 +1,6 @@
 """What is measured: along which direction, of which mean, and with the weights as they were afterwards."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
@@ -7,6 +8,7 @@ from torch.autograd import forward_ad
 from foretune import noise
 from foretune.methods import AbstractMethod
 from foretune.types import Member
+from model_zoo import causal_closure, llama, with_adapter
 from promised import build, build_descent, run
 from toys import Quadratic, Toys, assert_mean, differing_bits, restore, weights_of
 
@@ -83,7 +85,7 @@ def test_its_mean_estimate_is_the_gradient(recipe: type[AbstractMethod], toys: T
 
 
 def test_weights_are_restored_after_an_estimate(recipe: type[AbstractMethod], toys: Toys) -> None:
-    """Bit for bit, by both engines, in every dtype (with a sequential schedule: those of the last block)."""
+    """Bit for bit, by both plain engines, in every dtype (with a sequential schedule: those of the last block)."""
     for engine in ("layerwise", "in_place"):
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             model = toys.net(dtype)
@@ -113,3 +115,16 @@ def test_both_engines_give_the_same_records(recipe: type[AbstractMethod], toys: 
         )
         assert abs(ours.loss - theirs.loss) < 1e-9
         assert max(abs(a - b) for a, b in zip(ours.scalars, theirs.scalars, strict=True)) < 1e-9
+
+
+def test_evaluating_together_gives_the_same_records(recipe: type[AbstractMethod]) -> None:
+    """Float64: losses to 1e-9 and scalars to 1e-6, by the paired engine and by the default one."""
+    if not recipe(**recipe.toy.options).parts().estimator.zo_eps:
+        pytest.skip("there are no losses to evaluate together: the slope is exact")
+    records = []
+    for engine in ("layerwise", "paired"):
+        model = (with_adapter(llama, "lora") if recipe.schemes[0] == "lora" else llama()).double()
+        records.append(run(build(recipe, model, engine=engine), causal_closure(model), 4))
+    for ours, theirs in zip(*records, strict=True):
+        assert ours.loss == pytest.approx(theirs.loss, rel=1e-9)
+        assert ours.scalars == pytest.approx(theirs.scalars, rel=1e-6, abs=1e-9)

@@ -26,6 +26,8 @@ class LowRankProduct(AbstractDirection):
         Sarkar et al. 2025, arXiv:2511.16652 (EGGROLL).
     """
 
+    draws_products: ClassVar[bool] = True
+
     rank: int = 1
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from foretune.engine.base import Perturbation
 from foretune.engine.layerwise import Layerwise
 from foretune.parameters import MemorySpan, is_plain, memory_span
 from foretune.types import LossClosure, Trainable
@@ -61,7 +62,7 @@ class _TrueMemory:
                     self.read.update(name for other, name in near if span.overlaps(other))
 
 
-class _Copy:
+class _Copy(Perturbation):
     """A perturbation that copies, so that every trainable tensor is substituted."""
 
     def __init__(self, memory: _TrueMemory) -> None:

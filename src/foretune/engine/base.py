@@ -15,7 +15,7 @@ from foretune.engine.interrupts import hold_interrupts
 from foretune.errors import UsageError
 from foretune.types import LossClosure, Trainable
 
-EngineName = Literal["auto", "layerwise", "in_place"]
+EngineName = Literal["auto", "layerwise", "in_place", "paired"]
 
 Measured = TypeVar("Measured")
 """What is read off the closure's result: a loss, or a loss and its slope."""

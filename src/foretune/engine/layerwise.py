@@ -7,24 +7,23 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from foretune.engine.base import AbstractEngine, EngineName, Measured, Perturbation, Tangent
 from foretune.engine.forward_mode import attach_tangent, drop_tangent
-from foretune.engine.ownership import find_owners, reads_rows
+from foretune.engine.ownership import find_owners, reads_rows, rows_read
 from foretune.engine.scratch import ScratchStack
 from foretune.types import Trainable
 
 
-class _Frame(NamedTuple):
+class Frame(NamedTuple):
     """A module that is running, and the parameters that were substituted for it with their true data."""
 
     module: nn.Module
     opened: list[tuple[nn.Parameter, Tensor]]
 
 
-class _Substitution:
+class Substitution:
     """A perturbed copy stands in for the true data."""
 
     def __init__(self, perturbation: Perturbation) -> None:
@@ -32,10 +31,12 @@ class _Substitution:
         self.moves = perturbation.moves
 
     def open(self, trainable: Trainable, out: Tensor, rows: Tensor | None) -> None:
+        """Write the copy to `out` and put it in place."""
         self._perturbation.write(trainable, out=out, base=trainable.parameter.data, rows=rows)
         trainable.parameter.data = out
 
     def close(self, parameter: nn.Parameter, true_data: Tensor) -> None:
+        """Put the true data back."""
         parameter.data = true_data
 
 
@@ -69,8 +70,8 @@ class Layerwise(AbstractEngine):
         super().__init__(model, trainables)
         self.owners = find_owners(model, trainables)
         self._scratch = ScratchStack()
-        self._way: _Substitution | _Differentiation | None = None
-        self._frames: list[_Frame] = []
+        self._way: Substitution | _Differentiation | None = None
+        self._frames: list[Frame] = []
         self._open: set[int] = set()
 
     @property
@@ -102,12 +103,12 @@ class Layerwise(AbstractEngine):
                 handle.remove()
 
     def _perturbed(self, evaluate: Callable[[], float], perturbation: Perturbation) -> float:
-        return self._opening(evaluate, _Substitution(perturbation))
+        return self._opening(evaluate, Substitution(perturbation))
 
     def _along(self, evaluate: Callable[[], tuple[float, float]], tangent: Tangent) -> tuple[float, float]:
         return self._opening(evaluate, _Differentiation(tangent))
 
-    def _opening(self, evaluate: Callable[[], Measured], way: _Substitution | _Differentiation) -> Measured:
+    def _opening(self, evaluate: Callable[[], Measured], way: Substitution | _Differentiation) -> Measured:
         """Call `evaluate`, in which every module finds its own tensors opened."""
         self._way = way
         try:
@@ -127,14 +128,14 @@ class Layerwise(AbstractEngine):
         way = self._way
         if way is None:
             return
-        frame = _Frame(module, [])
+        frame = Frame(module, [])
         self._frames.append(frame)
         for trainable in members:
             parameter = trainable.parameter
             if id(parameter) in self._open or not way.moves(trainable):
                 continue
             true_data = parameter.data
-            rows = torch.unique(args[0]).to(true_data.device, torch.int64) if by_rows and args else None
+            rows = rows_read(args, parameter) if by_rows else None
             out = self._scratch.push(true_data)
             # recorded before anything changes, so that an interrupt anywhere from here on can be cleaned up
             frame.opened.append((parameter, true_data))
@@ -146,6 +147,10 @@ class Layerwise(AbstractEngine):
         # a pre-hook that raised before ours ran leaves this module without a frame, on top of its caller's
         if not self._frames or self._frames[-1].module is not module:
             return
+        self._close_frame()
+
+    def _close_frame(self) -> None:
+        """Close what was opened for the module that ran last."""
         assert self._way is not None
         opened = self._frames[-1].opened
         while opened:

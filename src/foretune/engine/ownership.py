@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from foretune.types import Trainable
@@ -48,6 +49,11 @@ def find_owners(model: nn.Module, trainables: Sequence[Trainable]) -> list[tuple
 def reads_rows(module: nn.Module) -> bool:
     """Whether the module's first argument lists exactly the rows of its weight that it reads."""
     return getattr(module.forward, "__func__", None) is nn.Embedding.forward
+
+
+def rows_read(args: tuple[Any, ...], weight: Tensor) -> Tensor | None:
+    """Return the rows that a module which `reads_rows` reads when it is called with these arguments; None for all."""
+    return torch.unique(args[0]).to(weight.device, torch.int64) if args else None
 
 
 def opaque_module(model: nn.Module) -> str | None:

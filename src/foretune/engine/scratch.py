@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -35,12 +37,12 @@ class ScratchStack:
         """The memory that is kept, a buffer a device."""
         return [arena.buffer for arena in self._arenas.values()]
 
-    def push(self, like: Tensor) -> Tensor:
-        """Return a contiguous tensor of the shape, dtype and device of `like`."""
+    def push(self, like: Tensor, number: int | None = None) -> Tensor:
+        """Return a contiguous tensor of the shape, dtype and device of `like`, or of `number` times that shape."""
         arena = self._arenas.get(like.device)
         if arena is None:
             arena = self._arenas[like.device] = _Arena(like.device)
-        return arena.push(like)
+        return arena.push(like.shape if number is None else (number, *like.shape), like.dtype)
 
     def pop(self, device: torch.device) -> None:
         """Take back the last tensor that was handed out on `device`."""
@@ -65,27 +67,27 @@ class _Arena:
         self.stops: list[int] = []
         self._high_water = 0
         # layers of one shape come back to the same place: making three views costs more than all else here
-        self._views: dict[tuple[int, torch.Size, torch.dtype], tuple[Tensor, int]] = {}
+        self._views: dict[tuple[int, tuple[int, ...], torch.dtype], tuple[Tensor, int]] = {}
 
-    def push(self, like: Tensor) -> Tensor:
+    def push(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         start = self.stops[-1] if self.stops else 0
         if not self.stops and self.buffer.numel() < self._high_water:
             self.buffer = self._allocate(self._high_water, self.buffer.device)
             self._views.clear()
-        key = start, like.shape, like.dtype
+        key = start, shape, dtype
         known = self._views.get(key)
         if known is not None:
             self.stops.append(known[1])
             return known[0]
-        num_bytes = like.numel() * like.element_size()
+        num_bytes = math.prod(shape) * dtype.itemsize
         stop = start + aligned(num_bytes)
         self._high_water = max(self._high_water, stop)
         self.stops.append(stop)
         # made outside inference mode, so that every kind of evaluation may write to it
         with torch.inference_mode(False):
             if stop > self.buffer.numel():
-                return torch.empty(like.shape, dtype=like.dtype, device=like.device)
-            view = self.buffer[start : start + num_bytes].view(like.dtype).view(like.shape)
+                return torch.empty(shape, dtype=dtype, device=self.buffer.device)
+            view = self.buffer[start : start + num_bytes].view(dtype).view(shape)
         self._views[key] = view, stop
         return view
 

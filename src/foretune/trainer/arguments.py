@@ -134,7 +134,7 @@ class ZOTrainingArguments(RunArguments):
         method: Name of the method; see `foretune methods`.
         method_options: Settings of the method (zo_eps, num_directions, rank, ...), except its lr; a JSON
             string on a command line.
-        engine: How perturbed losses are evaluated: auto, layerwise or in_place.
+        engine: How perturbed losses are evaluated: auto, layerwise, in_place or paired.
     Raises:
         UsageError: an unknown method, option or engine; a value out of range; a setting of transformers that
             has no effect or no exact resume here.
@@ -144,7 +144,7 @@ class ZOTrainingArguments(RunArguments):
     _fixed: ClassVar[Mapping[str, str]] = {**_FIXED, **_FIXED_WITHOUT_GRADIENT}
 
     method: str = field(default="mezo", metadata={"help": "Zeroth-order method."})
-    engine: EngineName = field(default="auto", metadata={"help": "auto, layerwise or in_place."})
+    engine: EngineName = field(default="auto", metadata={"help": "auto, layerwise, in_place or paired."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "Must stay 0: there is no gradient to clip."})
 
     def __post_init__(self) -> None:
@@ -221,7 +221,7 @@ class HybridTrainingArguments(GradientArguments):
         method: Name of the method, hybrid.
         method_options: Settings of the method (hybrid_zo_layers, fo_lr, ...), except its lr; a JSON string on a
             command line.
-        engine: How perturbed losses are evaluated: auto, layerwise or in_place.
+        engine: How perturbed losses are evaluated: auto, layerwise, in_place or paired.
     Raises:
         UsageError: an unknown option or engine; a value out of range; a setting of transformers that has no effect or
             no exact resume here.
@@ -238,7 +238,7 @@ class HybridTrainingArguments(GradientArguments):
     _recipes: ClassVar[RegistryPart[HybridRecipe]] = HYBRIDS
 
     method: str = field(default="hybrid", metadata={"help": "Hybrid method."})
-    engine: EngineName = field(default="auto", metadata={"help": "auto, layerwise or in_place."})
+    engine: EngineName = field(default="auto", metadata={"help": "auto, layerwise, in_place or paired."})
 
     def __post_init__(self) -> None:
         super().__post_init__()

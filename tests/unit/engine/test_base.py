@@ -1,4 +1,4 @@
-"""What both engines promise: true weights in every case, and every loss that of the shift asked for."""
+"""What all engines promise: true weights in every case, and every loss that of the shift asked for."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from foretune import noise
 from foretune.engine.base import AbstractEngine, read_loss
 from foretune.engine.in_place import InPlace
 from foretune.engine.layerwise import Layerwise
+from foretune.engine.paired import Paired
 from foretune.errors import UsageError
 from foretune.estimators import TwoSided
 from foretune.optimizer import Optimizer
@@ -24,7 +25,7 @@ from foretune.spaces import LowRank
 from foretune.updates import Momentum
 from model_zoo import HIDDEN, Embeddings, Nested, Stack, causal_closure, data_closure, opt, token_closure
 
-ENGINES = pytest.mark.parametrize("engine_class", [Layerwise, InPlace], ids=lambda cls: cls.name)
+ENGINES = pytest.mark.parametrize("engine_class", [Layerwise, InPlace, Paired], ids=lambda cls: cls.name)
 
 
 def make(engine_class: type[AbstractEngine], model: nn.Module) -> AbstractEngine:
