@@ -73,6 +73,7 @@ def add(
     terms: Sequence[tuple[float, Noise]],
     rounding: Noise | None,
     mask: ElementMask | None,
+    mirrored: Tensor | None,
 ) -> None:
     """See `foretune.noise.add`; contiguous tensors, coefficients rounded already and none of them 0."""
     coefficient, summand = (0.0, 0) if dense is None else (dense[0], dense[1].data_ptr())
@@ -87,6 +88,7 @@ def add(
     else:
         specific += [_KEEP_MAGNITUDES, 0, 0]
         coefficients.append(mask.limit)
+    specific.append(0 if mirrored is None else mirrored.data_ptr())
     _run("add", out, layout, specific, coefficients, noises, rounding, num_terms=len(terms))
 
 
@@ -520,7 +522,8 @@ def _fill(arguments, start, stop, storage):
 
 @_jit
 def _add(arguments, start, stop, storage, compute):
-    """Asks for: pointers of out, base and dense (or 0), kind of mask, its first lane and the one behind its last.
+    """Asks for: pointers of out, base and dense (or 0), kind of mask, its first lane and the one behind its last,
+    pointer of mirrored (or 0).
 
     Floats are scale, dense's coefficient, one a term, the mask's limit; addresses are the rounding's, the terms', the
     mask's.
@@ -532,12 +535,14 @@ def _add(arguments, start, stop, storage, compute):
     base = carray(_pointer(integers[specific + 1], storage), (size,))
     dense = carray(_pointer(integers[specific + 2], compute), (size,))
     keeps, first_lane, behind_lane = integers[specific + 3], integers[specific + 4], integers[specific + 5]
+    mirrored, mirrors = carray(_pointer(integers[specific + 6], storage), (size,)), integers[specific + 6] != 0
     scale, dense_coefficient = compute(floats[0]), compute(floats[1])
     limit = compute(floats[2 + num_terms]) if keeps == _KEEP_MAGNITUDES else compute(0)
     memory = _Memory(_stack(_WORD_BYTES), _stack(_VALUE_BYTES), integers[11])
     lanes, z = _lanes_in(memory), _z_in(memory)
     acc = carray(_pointer(_stack(_ACC_BYTES), compute), (_TILE,))
     before = carray(_pointer(_stack(_ACC_BYTES), compute), (_TILE,))
+    opposite = carray(_pointer(_stack(_ACC_BYTES), compute), (_TILE,))
     first_term = 1 if rounds else 0
     position = start
     while position < stop:
@@ -548,15 +553,23 @@ def _add(arguments, start, stop, storage, compute):
         if scale != 1:
             for i in range(n):
                 acc[i] = acc[i] * scale
+        if mirrors:
+            opposite[:n] = acc[:n]
         if dense_coefficient != 0:
             summand = dense[offset : offset + n]
             for i in range(n):
                 acc[i] = acc[i] + dense_coefficient * summand[i]
+            if mirrors:
+                for i in range(n):
+                    opposite[i] = opposite[i] - dense_coefficient * summand[i]
         for term in range(num_terms):
             skip = _values(memory, element, n, _address(integers, first_term + term))
             coefficient, values = compute(floats[2 + term]), z[skip : skip + n]
             for i in range(n):
                 acc[i] = acc[i] + coefficient * values[i]
+            if mirrors:
+                for i in range(n):
+                    opposite[i] = opposite[i] - coefficient * values[i]
         if keeps != _KEEP_ALL:
             _load(before, base[offset : offset + n], n, is_float16)
         if keeps == _KEEP_LANES:
@@ -564,11 +577,17 @@ def _add(arguments, start, stop, storage, compute):
             for i in range(n):
                 lane = lanes[skip + i]
                 acc[i] = acc[i] if first_lane <= lane and lane < behind_lane else before[i]
+                if mirrors:
+                    opposite[i] = opposite[i] if first_lane <= lane and lane < behind_lane else before[i]
         if keeps == _KEEP_MAGNITUDES:
             for i in range(n):
                 acc[i] = acc[i] if abs(before[i]) <= limit else before[i]
+                if mirrors:
+                    opposite[i] = opposite[i] if abs(before[i]) <= limit else before[i]
         skip = _lanes(memory, element, n, _address(integers, 0)) if rounds else 0
         _store(out[offset : offset + n], acc, n, lanes[skip:], is_float16)
+        if mirrors:
+            _store(mirrored[offset : offset + n], opposite, n, lanes[skip:], is_float16)
         position += n
 
 
