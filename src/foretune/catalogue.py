@@ -92,7 +92,7 @@ def entry(name: str) -> Entry:
         UsageError: no such method; near misses are suggested.
     """
     recipe = RECIPES.get(name)
-    forwards, backwards = _passes(_typical(name))
+    forwards, backwards = num_passes(_typical(name))
     text = inspect.cleandoc(recipe.__doc__ or "")
     description, sections = _sections(text)
     texts = option_help(recipe)
@@ -119,11 +119,11 @@ def num_forwards(parts: Parts, trainables: Sequence[Trainable]) -> int:
     return len(blocks) * parts.num_forwards
 
 
-def _passes(recipe: AbstractRecipe) -> tuple[int, int]:
-    """Return the forwards and backwards of a step."""
+def num_passes(recipe: AbstractRecipe) -> tuple[int, int]:
+    """Return the forwards and backwards of a step (of a block-wise schedule: on two blocks)."""
     if isinstance(recipe, AbstractMethod):
         return num_forwards(recipe.parts(), adapter_pair()), 0
-    shared = _passes(recipe.zo)[0] if isinstance(recipe, HybridRecipe) else 0
+    shared = num_passes(recipe.zo)[0] if isinstance(recipe, HybridRecipe) else 0
     return shared + 1, 1
 
 

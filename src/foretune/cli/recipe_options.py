@@ -6,6 +6,7 @@ import dataclasses
 import re
 import typing
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from foretune.cli.options import Options, find_value
@@ -31,25 +32,34 @@ def recipe_options(
     Raises:
         UsageError: an unknown method, scheme or part; or a part of a method that has none.
     """
+    from foretune.composition import AXES
+
+    groups = "|".join(("method", "tuning", *AXES))
+    arguments = [re.sub(rf"^--({groups})(?==|$)", r"--\1.name", argument) for argument in arguments]
+    names = tuple((group, _named(group, arguments, file)) for group in ("method", "tuning", *AXES))
+    return _make_options(command, description, config, names), arguments
+
+
+@lru_cache(maxsize=128)  # a sweep reads the options of thousands of runs, which name the same few methods
+def _make_options(command: str, description: str, config: type, names: tuple[tuple[str, str | None], ...]) -> Options:
+    """Make the options of a command; `names` says what is named for method, tuning scheme and parts."""
     from foretune.adapters import TUNINGS, tuning_class
     from foretune.composition import AXES, part_class
     from foretune.methods import RECIPES, AbstractMethod, make_method, option_help
 
-    groups = "|".join(("method", "tuning", *AXES))
-    arguments = [re.sub(rf"^--({groups})(?==|$)", r"--\1.name", argument) for argument in arguments]
-    name = _named("method", arguments, file) or DEFAULT_METHOD
-
+    named = dict(names)
+    name = named["method"] or DEFAULT_METHOD
     options = Options(command, description, config)
     options.add("method.name", str, DEFAULT_METHOD, "Method, also spelled --method NAME; see foretune methods.")
     recipe = RECIPES.get(name)
     _add_settings(options, "method", recipe, option_help(recipe))
-    scheme = tuning_class(_named("tuning", arguments, file) or DEFAULT_TUNING)
+    scheme = tuning_class(named["tuning"] or DEFAULT_TUNING)
     known = ", ".join(TUNINGS)
     options.add("tuning.name", str, DEFAULT_TUNING, f"What is tuned: {known}; also spelled --tuning NAME.")
     _add_settings(options, "tuning", scheme, option_help(scheme))
     own_parts = make_method(name, {}).parts() if issubclass(recipe, AbstractMethod) else None
     for axis in AXES:
-        chosen = _named(axis, arguments, file)
+        chosen = named[axis]
         if own_parts is None:
             if chosen is not None:
                 raise UsageError(
@@ -59,7 +69,7 @@ def recipe_options(
         part = part_class(axis, chosen) if chosen is not None else type(getattr(own_parts, axis))
         options.add(f"{axis}.name", str | None, None, f"Another {axis} for the method, also spelled --{axis} NAME.")
         _add_settings(options, axis, part, option_help(part))
-    return options, arguments
+    return options
 
 
 def nested(file: dict[str, Any]) -> dict[str, Any]:

@@ -33,5 +33,4 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
     options, arguments = recipe_options(
         "train", "Tune a model on a task with forward passes only.", TrainConfig, arguments, file
     )
-    options.add("config", str | None, None, "YAML file with any of these options; the command line wins.")
     return options.parse(arguments, file)

@@ -203,7 +203,7 @@ class TrainConfig(RecipeConfig, ModelConfig):
         None, "Steps between lines about weights and estimate against the true gradient; default: none."
     )
 
-    config: str | None = None  # the file these settings were read from; only the command line uses it
+    config: str | None = _option(None, "YAML file with any of these options; the command line wins.")
     output: str = _option("", "Folder of the run.")
     ledger: str | None = _option(
         None, "File with a row for every run; none: no row; default: $FORETUNE_LEDGER or runs.sqlite beside --output."

@@ -1,0 +1,1 @@
+"""Published grids as sweep files; `foretune sweep NAME` runs one."""
