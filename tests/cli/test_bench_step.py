@@ -17,13 +17,13 @@ SIZES = "--batch 2 --tokens 6 --repeats 1 --device cpu --skip-published"
 
 def test_a_table_for_each_workload_and_what_is_left_out(tmp_path, capsys):
     path = tmp_path / "step.csv"
-    code = main(f"bench step --methods lozo zobcd --tuning full lora {SIZES} --csv {path}".split())
+    code = main(f"bench step --methods lozo zobcd --tuning full lora --engines layerwise {SIZES} --csv {path}".split())
     out = capsys.readouterr().out
     assert code == 0
     assert "mini, full tuning, classification loss, 2 x 6 tokens, float32, cpu" in out
     assert "mini, lora tuning" in out
     assert "lozo, layerwise" in out
-    assert "Left out: zobcd/auto: Method 'zobcd' is not defined for --tuning full; use lora." in out
+    assert "Left out: zobcd/layerwise: Method 'zobcd' is not defined for --tuning full; use lora." in out
     assert f"Written: {path}" in out
     assert path.exists()
 

@@ -126,7 +126,7 @@ class TimedStep:
         self._moves: list[tuple[Any, Any]] = []
         optimizer.step(closure)
         engine: Any = optimizer.engine
-        for name in ("loss", "slope"):
+        for name in ("loss", "losses", "slope"):
             setattr(engine, name, self._watching(getattr(engine, name)))
         optimizer._move = self._watching_moves(optimizer._move)  # type: ignore[method-assign]
 

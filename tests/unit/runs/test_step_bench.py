@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from foretune.engine import ENGINES
 from foretune.errors import UsageError
 from foretune.runs import step_bench
 from foretune.runs.config import StepBenchConfig
@@ -32,16 +33,17 @@ def figures(table):
 def test_rows_of_a_table(tmp_path):
     path = tmp_path / "step.csv"
     before = torch.get_rng_state()
-    config = StepBenchConfig(**SIZES, methods=["mezo", "lozo"], engines=["layerwise", "in_place"], csv=str(path))
+    config = StepBenchConfig(**SIZES, methods=["mezo", "lozo"], engines=list(ENGINES[1:]), csv=str(path))
     (table,) = run_step_bench(config)
 
     found = figures(table)
-    names = ["mezo, layerwise", "mezo, in_place", "lozo, layerwise, rank 2", "lozo, in_place, rank 2"]
+    names = [f"mezo, {engine}" for engine in ENGINES[1:]] + [f"lozo, {engine}, rank 2" for engine in ENGINES[1:]]
     assert list(dict.fromkeys(name for name, _ in found)) == [FLOOR, PUBLISHED, *names]
     assert found[PUBLISHED, TO_FLOOR] == pytest.approx(found[PUBLISHED, STEP] / found[FLOOR, STEP])
     for name in names:
         parts = [found[name, part] for part in PARTS]
         assert sum(parts) == pytest.approx(found[name, STEP])
+        assert min(parts[:3]) > 0
         assert found[name, SHARE] == pytest.approx((parts[1] + parts[2]) / found[name, STEP])
         assert found[name, TO_FLOOR] == pytest.approx(found[name, STEP] / found[FLOOR, STEP])
         assert found[name, FORWARD_TO_FLOOR] == pytest.approx(parts[0] / found[FLOOR, STEP])
@@ -89,6 +91,7 @@ def test_settings_and_sizes_are_swept():
         rank=[2, 4],
         batch=[1, 2],
         tokens=["3-4"],
+        engines=["layerwise"],
         device="cpu",
         repeats=1,
     )
