@@ -13,7 +13,7 @@ from foretune.errors import UsageError
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 Device = str
 LRScheduler = Literal["constant", "constant_with_warmup", "linear", "cosine"]
-Engine = Literal["auto", "layerwise", "in_place"]
+Engine = Literal["auto", "layerwise", "in_place", "paired"]
 Calibration = Literal["none", "sfc", "icl_sfc"]
 Baseline = Literal["linear_probe", "head_tuning"]
 ProbedObjective = Literal["lm", "classification"]
