@@ -51,6 +51,14 @@ def test_the_final_model_is_that_of_the_best_dev_loss(train_words, tmp_path):
     assert _equal(_weights(run / "final"), _weights(run / f"checkpoint-{best}"))
 
 
+def test_a_paired_run_says_so_and_replays(train_words, tmp_path):
+    assert main([*train_words, "--method", "lozo", "--engine", "paired"]) == 0
+    run = tmp_path / "run"
+    assert json.loads((run / "results.json").read_text())["engine"] == "paired"
+    assert main(["replay", str(run), "-o", str(tmp_path / "again")]) == 0
+    assert _equal(_weights(run / "final"), _weights(tmp_path / "again"))
+
+
 def test_without_dev_rows_the_last_step_is_final(train_words, tmp_path):
     assert main([*train_words, "--num-dev", "0"]) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())

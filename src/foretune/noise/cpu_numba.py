@@ -554,7 +554,8 @@ def _add(arguments, start, stop, storage, compute):
             for i in range(n):
                 acc[i] = acc[i] * scale
         if mirrors:
-            opposite[:n] = acc[:n]
+            for i in range(n):
+                opposite[i] = acc[i]
         if dense_coefficient != 0:
             summand = dense[offset : offset + n]
             for i in range(n):
@@ -565,11 +566,14 @@ def _add(arguments, start, stop, storage, compute):
         for term in range(num_terms):
             skip = _values(memory, element, n, _address(integers, first_term + term))
             coefficient, values = compute(floats[2 + term]), z[skip : skip + n]
-            for i in range(n):
-                acc[i] = acc[i] + coefficient * values[i]
             if mirrors:
                 for i in range(n):
-                    opposite[i] = opposite[i] - coefficient * values[i]
+                    change = coefficient * values[i]
+                    acc[i] = acc[i] + change
+                    opposite[i] = opposite[i] - change
+            else:
+                for i in range(n):
+                    acc[i] = acc[i] + coefficient * values[i]
         if keeps != _KEEP_ALL:
             _load(before, base[offset : offset + n], n, is_float16)
         if keeps == _KEEP_LANES:

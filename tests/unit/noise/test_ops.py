@@ -392,3 +392,29 @@ def test_low_rank_noise_has_uncorrelated_entries_of_unit_variance(rank):
 def test_low_rank_noise_without_a_rank_is_refused():
     with pytest.raises(UsageError, match="at least 1; found 0"):
         LowRankNoise(0, STREAM, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("rows", [None, torch.tensor([4, 0])], ids=["all", "rows"])
+def test_mirrored_gets_the_bits_of_a_call_with_negated_coefficients(dtype, rows):
+    base = torch.randn(5, 300, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    dense = torch.randn(5, 300, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    dense = dense if dtype == torch.float64 else dense.float()
+    other = Noise(8, STREAM, Purpose.DIRECTION, Law.RADEMACHER)
+    for mask in (None, LaneMask(GAUSSIAN, 100, 40_000), MagnitudeMask(0.5), RowMask(torch.tensor([0, 3]))):
+        written = []
+        for sign in (1.0, -1.0):
+            options = {
+                "scale": 0.9,
+                "noise": [(sign * 1e-2, GAUSSIAN), (sign * 0.3, other)],
+                "dense": (sign * 0.1, dense),
+                "rounding": Noise(9, STREAM, Purpose.PERTURBATION_ROUNDING),
+                "rows": rows,
+                "mask": mask,
+            }
+            written.append(base.clone())
+            add(written[-1], base, **options)
+        plus, minus = base.clone(), base.clone().t().contiguous().t()
+        add(plus, base, **options | {"noise": [(1e-2, GAUSSIAN), (0.3, other)], "dense": (0.1, dense)}, mirrored=minus)
+        assert torch.equal(plus, written[0])
+        assert torch.equal(minus, written[1])

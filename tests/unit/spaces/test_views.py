@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from foretune.noise import Noise, Purpose
 from foretune.parameters import collect_trainables
+from foretune.spaces import Identity, LowRank, Masked, OneSidedOrthonormal, Orthonormal
 from foretune.spaces.views import add_products, near_square, stack_shape, view_shape
-from foretune.types import Trainable
+from foretune.types import Combination, Trainable
 from toys import trainables_of
 
 ROUNDING = Noise(7, 8, Purpose.UPDATE_ROUNDING)
@@ -93,3 +94,32 @@ def test_views_are_rounded_by_bits_of_their_own() -> None:
     blocks = out.chunk(3, dim=1)
     assert set(out.unique().tolist()) == {1.0, 1.0 + 2.0**-7}
     assert all(not torch.equal(blocks[i], blocks[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        *(Identity(), Masked(sparsity=0.0), LowRank(rank=2), OneSidedOrthonormal(rank=2)),
+        *(Orthonormal(rank=2), Orthonormal(rank=2, reshape="always")),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("rows", [None, torch.tensor([3, 1])], ids=["all", "rows"])
+def test_both_signs_are_those_of_two_writes(space, rows) -> None:
+    """Of every space: the bits of a second write of the negated vector."""
+    for trainable in trainables_of(matrix=(6, 4), vector=(5,)):
+        shape = space.coordinate_shape(trainable)
+        vector = Combination(noise=((0.3, Noise(1, trainable.stream, Purpose.DIRECTION)),))
+        base = torch.arange(float(trainable.parameter.numel()), dtype=torch.float64).view(trainable.shape)
+        plus, minus, mirrored, both = (base.clone() for _ in range(4))
+        settings = {"base": base, "seed": 0, "epoch": 0, "rows": rows}
+        space.add(trainable, vector, out=plus, **settings)
+        space.add(trainable, vector.scaled(-1.0), out=minus, **settings)
+        space.add(trainable, vector, out=both, mirrored=mirrored, **settings)
+        assert torch.equal(both, plus), shape
+        assert torch.equal(mirrored, minus), shape
+        factors = space.matrix_factors(trainable, vector, seed=0, epoch=0)
+        is_thin = space.lifts(trainable) and getattr(space, "reshape", "auto") == "auto"
+        assert (factors is not None) == is_thin
+        if factors is not None and rows is None:
+            torch.testing.assert_close(base + factors[0] @ factors[1].mT, plus)

@@ -462,6 +462,18 @@ def test_own_path_of_transformers_is_resumed_too(tmp_path):
         assert_equal_runs(snapshot(run(folder, model=make_opt(), **settings)), whole)
 
 
+def test_a_run_by_the_paired_engine_is_resumed(tmp_path):
+    """Lazily redrawn bases, two micro-batches of their own lengths a step."""
+    settings = {**RUNS["lozo"], "engine": "paired"}
+    whole = snapshot(run(tmp_path / "whole", **settings))
+    folder = tmp_path / "run"
+    with pytest.raises(Crash):
+        run(folder, callbacks=[CrashAt(5)], **settings)
+    trainer = run(folder, **settings)
+    assert trainer.engine_name == "paired"
+    assert_equal_runs(snapshot(trainer), whole)
+
+
 def test_resume_takes_the_threads_of_the_run(tmp_path, caplog):
     folder = tmp_path / "run"
     run(folder)  # with one thread, as all of these tests
