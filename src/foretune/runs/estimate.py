@@ -88,17 +88,15 @@ def estimate(config: EstimateConfig) -> Estimate:
     """
     config.check()
     tuning = make_tuning(config.tuning)
-    name = config.method["name"]
-    recipe = make_recipe(name, config.method_options, total_steps=TYPICAL_STEPS, tuning=tuning.name)
-    if isinstance(recipe, AbstractFirstOrder) and config.engine != "auto":
-        raise UsageError(f"--engine {config.engine}: '{name}' is a first-order baseline, which perturbs nothing.")
+    recipe = make_recipe(config.method["name"], config.method_options, total_steps=TYPICAL_STEPS, tuning=tuning.name)
+    _check_recipe(recipe, config.engine)
     if config.engine == "paired":
         raise IncompatibleError(
             "--engine paired: the memory of several evaluations in one forward cannot be predicted yet. Ask for "
             "layerwise, and expect twice its activations and scratch."
         )
     model_config = load_shape(config.model, revision=config.revision, trust_remote_code=config.trust_remote_code)
-    check_objective(model_config, config.objective)
+    check_kind(model_config, "causal")
     num_virtual = getattr(tuning, "num_virtual_tokens", 0)
     check_length(model_config, config.sequence_length, num_virtual_tokens=num_virtual)
     device = _device(config.device)
