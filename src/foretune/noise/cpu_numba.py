@@ -397,13 +397,11 @@ def _fetch_line(typing_context, address, writes):
     """Ask for the cache line of an address, to be read (0) or written (1); any address may be given."""
 
     def build(context, builder, signature, arguments):
-        flag = ir.IntType(32)
-        place = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
-        fetch = ir.FunctionType(ir.VoidType(), [place.type, flag, flag, flag])
-        writes = signature.args[1].literal_value
+        place, flag = builder.inttoptr(arguments[0], cgutils.voidptr_t), cgutils.int32_t
+        prefetch = ir.FunctionType(ir.VoidType(), [place.type, flag, flag, flag])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [place.type], prefetch)
         near, data = 3, 1
-        arguments = [place, *(flag(number) for number in (writes, near, data))]
-        builder.call(cgutils.get_or_insert_function(builder.module, fetch, "llvm.prefetch.p0"), arguments)
+        builder.call(function, [place, flag(signature.args[1].literal_value), flag(near), flag(data)])
         return context.get_dummy_value()
 
     return types.void(types.int64, writes), build
