@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-triton check bench docs golden clean
+.PHONY: setup demo test test-browser test-triton check bench docs golden clean
 
 setup: $(READY)
 
@@ -18,6 +18,9 @@ demo: setup            ## tune a tiny model, made on the spot, and print the res
 
 test: setup            ## the whole test suite
 	$(BIN)/python -m pytest
+
+test-browser: setup    ## the page of a report in Chromium, where there is one; part of the whole suite
+	$(BIN)/python -m pytest tests/browser
 
 test-triton: setup     ## the GPU kernels without a GPU; first installs Triton where PyTorch brought none (190 MB)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[gpu]"

@@ -22,6 +22,7 @@ COMMANDS = {
     "bench": "Measure memory and time of methods on random tokens.",
     "migrate": "Translate a command of a research code (MeZO, ZO-LLM, SubZero, ...) into one of foretune.",
     "runs": "List, show, compare, export and import runs.",
+    "report": "Compare runs in a page, as tables or as figures.",
     "methods": "List the methods, or show one with its options.",
     "demo": "See it work: a tiny model, made and tuned on the spot.",
     "env": "Show versions, devices and noise backends.",

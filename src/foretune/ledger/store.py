@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -118,7 +118,7 @@ class Ledger:
         """Return the run with this id; None if there is none."""
         with _ledger_errors(self.path):
             row = self._connection.execute("SELECT * FROM runs WHERE id = ?", [run_id]).fetchone()
-        return None if row is None else self._read([row], strict=True)[0]
+        return None if row is None else self._read([row])[0]
 
     def get(self, word: str) -> Run:
         """Return the run a person means: by its name, its id, or the beginning of its id.
@@ -138,9 +138,15 @@ class Ledger:
         if len(rows) > 1:
             found = ", ".join(f"{row['id']} ({row['name']})" for row in rows[:10])
             raise UsageError(f"{word!r} may be any of {len(rows)} runs: {found}. Give the id.")
-        return self._read(rows, strict=True)[0]
+        return self._read(rows)[0]
 
-    def query(self, where: Iterable[str | Condition] = (), *, sort: str | None = None) -> list[Run]:
+    def query(
+        self,
+        where: Iterable[str | Condition] = (),
+        *,
+        sort: str | None = None,
+        on_damage: Callable[[str], object] = logger.warning,
+    ) -> list[Run]:
         """Return the runs that meet all conditions, oldest first.
 
         A row that cannot be read is left out, and a warning names it.
@@ -148,22 +154,24 @@ class Ledger:
         Args:
             where: Such as ``"method=mezo"``, ``"lr<=1e-4"``, ``"final.accuracy>0.9"``; see `Condition`.
             sort: A name as in conditions; smallest first, runs without it in front.
+            on_damage: Gets the words for each row that is left out.
         Raises:
             UsageError: a condition cannot be read, or no run at all has what it names.
         """
         with _ledger_errors(self.path):
             rows = self._connection.execute("SELECT * FROM runs ORDER BY started, id").fetchall()
-        return select(self._read(rows), where, sort=sort)
+        return select(self._read(rows, on_damage), where, sort=sort)
 
-    def _read(self, rows: Sequence[sqlite3.Row], *, strict: bool = False) -> list[Run]:
+    def _read(self, rows: Sequence[sqlite3.Row], on_damage: Callable[[str], object] | None = None) -> list[Run]:
+        """Return the runs of rows; without `on_damage` a row that cannot be read is an error."""
         found = []
         for row in rows:
             try:
                 found.append(schema.from_row(row))  # pyrefly: ignore[bad-argument-type]  # rows read as mappings
             except ValueError as error:
-                if strict:
+                if on_damage is None:
                     raise LedgerError(f"Ledger {self.path}: run {row['id']} is damaged: {error}.") from None
-                logger.warning("Ledger %s: run %s is left out: %s.", self.path, row["id"], error)
+                on_damage(f"Ledger {self.path}: run {row['id']} is left out: {error}.")
         return found
 
     # ---------------------------------------------------------------- figures by step
