@@ -333,9 +333,26 @@ def make_protocol(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
 ) -> AbstractProtocol:
-    """Return the protocol of a task with a model that is loaded."""
+    """Return the protocol of a task with a model that is loaded.
+
+    Raises:
+        UsageError: the tokenizer is another model's, or no text fits.
+    """
+    _check_vocabulary(config.model, model, tokenizer)
     shared: dict[str, Any] = {"task": task, "choice": choice, "tokenizer": tokenizer}
     shared["batch_size"] = config.eval_batch_size
     if kind == "masked":
         return MaskedProtocol(**shared, max_length=usable_masked_length(model, config.max_length))
     return CausalProtocol(**shared, template=config.template, max_length=usable_length(model, config.max_length))
+
+
+def _check_vocabulary(name: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer with words that the model has no embedding for; special tokens may go unused."""
+    num_embeddings = model.get_input_embeddings().weight.shape[0]
+    special = set(tokenizer.all_special_ids)
+    highest = max(token_id for token_id in tokenizer.get_vocab().values() if token_id not in special)
+    if highest >= num_embeddings:
+        raise UsageError(
+            f"--model {name}: its tokenizer has ids up to {highest} and the model {num_embeddings} embeddings; "
+            "one of them is of another model, or tokens were added and the embeddings not resized."
+        )
