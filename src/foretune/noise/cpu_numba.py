@@ -184,7 +184,8 @@ def _packer(num_integers: int, num_floats: int) -> Callable[..., bytes]:
 @functools.cache
 def _function(name: str, dtype: torch.dtype) -> Callable[[bytes, int, int], None]:
     """Return a kernel as Python calls it, with the arguments themselves."""
-    return _PROTOTYPE(_kernel(name, dtype).address)
+    address: Any = _kernel(name, dtype).address
+    return _PROTOTYPE(address)
 
 
 def _note_fork() -> None:
