@@ -152,7 +152,7 @@ def _diagnostics(curves: Sequence[Curve]) -> Figure:
     """Draw every figure of the diagnostics by steps: a column for each group of tensors."""
     from matplotlib.figure import Figure
 
-    groups = list(dict.fromkeys(curve.quantity.split(".")[1] for curve in curves))
+    groups = sorted({curve.quantity.split(".")[1] for curve in curves}, key=lambda group: (group == "all", group))
     names = list(dict.fromkeys(curve.quantity.split(".")[2] for curve in curves))
     figure = Figure(figsize=(4.2 * len(groups), 2.4 * len(names)))
     for row, name in enumerate(names):

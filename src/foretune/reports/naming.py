@@ -38,7 +38,7 @@ def figure_name(name: str) -> str:
 
 def number(value: float, digits: int = 4) -> str:
     """Write a number briefly: 1e-6, 3.5e-5, 0.05, 16."""
-    if value != 0 and abs(value) < 1e-2:
+    if value != 0 and not 1e-2 <= abs(value) < 1e6:
         mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
         mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
         return f"{mantissa}e{int(exponent)}"

@@ -111,7 +111,7 @@ def charts(name: str, curves: Sequence[Curve]) -> str:
             "curves are averaged in bins.</p>"
         )
     else:
-        groups = dict.fromkeys(curve.quantity.split(".")[1] for curve in curves)
+        groups = sorted({curve.quantity.split(".")[1] for curve in curves}, key=lambda group: (group == "all", group))
         switches = _switch("group", {group: group_label(group) for group in groups})
         switches += _switch("axis", {key: key for key in AXES})
         text = (
