@@ -131,8 +131,10 @@ def _sweep(arguments: Sequence[str]) -> None:
         raise UsageError(f"--threads must be at least 1, got {config.threads}.")
 
     from foretune.cli.display import quiet_libraries
+    from foretune.sweeps.code import check_code
     from foretune.sweeps.creation import create_study, items_of, plan_or_check
     from foretune.sweeps.file import join_sweeps, load_sweep, override
+    from foretune.sweeps.study import hide_password
 
     quiet_libraries()
     sweep = override(join_sweeps([load_sweep(name) for name in names]), overrides)
@@ -144,7 +146,7 @@ def _sweep(arguments: Sequence[str]) -> None:
     config.folder.mkdir(parents=True, exist_ok=True)
     items = items_of(sweep, planned)
     study = create_study(config.name, config.url, sweep, items)
-    from foretune.sweeps.study import hide_password
+    check_code(study, any_code=config.any_code)
 
     print(f"study {config.name}: {len(items)} trials, in {config.folder} and {hide_password(config.url)}")
     if config.workers:
@@ -245,17 +247,20 @@ def _print_forecast(config: SweepConfig, sweep: Sweep, planned: Sequence[Planned
     for entry in found:
         memory = "unknown" if entry.memory_bytes is None else f"{entry.memory_bytes / 2**30:.2f} GiB"
         hours = "unknown" if entry.seconds is None else f"{entry.seconds / 3600:.2f}"
-        rows.append((entry.group, str(entry.num_trials), f"{entry.forward_passes:,}", memory, hours))
+        passes = "unknown" if entry.forward_passes is None else f"{entry.forward_passes:,}"
+        rows.append((entry.group, str(entry.num_trials), passes, memory, hours))
     print_table(
         f"{sweep.name}, method {sweep.method}, chosen by {sweep.metric}",
         ("trials of", "trials", "forward passes", "memory", "hours"),
         rows,
     )
-    trials, passes = sum(entry.num_trials for entry in found), sum(entry.forward_passes for entry in found)
+    trials = sum(entry.num_trials for entry in found)
+    budgets = [entry.forward_passes for entry in found if entry.forward_passes is not None]
+    total = f"{sum(budgets):,}" if len(budgets) == len(found) else "an unknown number of"
     known = [entry.seconds for entry in found if entry.seconds is not None]
     time_left = f"{sum(known) / 3600 / max(1, config.workers):.2f}" if len(known) == len(found) else "unknown"
     print(
-        f"{trials} trials, {passes:,} forward passes (a backward pass counts as two), hours with {config.workers} "
+        f"{trials} trials, {total} forward passes (a backward pass counts as two), hours with {config.workers} "
         f"worker(s): {time_left}. Memory: the tensors of a step on rows of {PROBED_TOKENS} tokens, at most; hours: "
         "from finished runs of the ledger."
     )

@@ -57,7 +57,8 @@ class Run:
         started, heartbeat, ended: When it began, last gave a sign of life, and was over (with time zone).
         steps, total_steps: Optimizer steps made, and those that were asked for.
         metrics: By dotted name, each a share of 1 or a loss: `zero_shot.*` and `final.*` on test rows, `dev.*` of the
-            step whose model is the final one, `majority.*` of always giving the most frequent answer.
+            step whose model is the final one, `majority.*` of always giving the most frequent answer;
+            `overlap.dev_test`, where there is any, the share of dev rows that are test rows as well.
         seconds: Wall clock over all parts of an interrupted run, with loading and evaluations.
         seconds_per_step: Mean of the measured steps, without evaluations.
         peak_memory_bytes: Of the GPU, or of the process on a CPU.

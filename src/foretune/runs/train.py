@@ -136,6 +136,7 @@ def _run(
             "zero_shot": zero_shot,
             "final": loaded.score(loaded.test),
             "majority": source.majority,
+            "overlap": _overlap(loaded.dev, loaded.test),
         },
         "final_model": _selection(config, trainer, loaded) if source.keeps_model else None,
         "seconds_per_step": clock.seconds_per_step,
@@ -246,12 +247,22 @@ def _warn_of_defaults(config: TrainConfig, recipe: AbstractRecipe, tuning: Abstr
         )
 
 
+def _overlap(dev: Sequence[Any], test: Sequence[Any]) -> dict[str, float]:
+    """Return the share of dev rows that are test rows as well; nothing where there is none, as there should be."""
+    tested = {_content(row) for row in test}
+    shared = sum(_content(row) in tested for row in dev)
+    return {"dev_test": shared / len(dev)} if shared else {}
+
+
 def _hash_rows(*parts: Sequence[Any]) -> str:
     """Return a digest of all rows, in order, but for their names."""
     digest = hashlib.sha256()
     for part in parts:
         for row in part:
-            content = {field.name: getattr(row, field.name) for field in fields(row) if field.name != "name"}
-            digest.update(repr(content).encode())
+            digest.update(_content(row).encode())
         digest.update(b"|")
     return digest.hexdigest()
+
+
+def _content(row: Any) -> str:
+    return repr({field.name: getattr(row, field.name) for field in fields(row) if field.name != "name"})

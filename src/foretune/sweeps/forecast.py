@@ -25,14 +25,14 @@ class Forecast:
     Attributes:
         group: Model, task, method and tuning scheme.
         num_trials: Planned, with the further seeds of chosen settings.
-        forward_passes: Of all of them; a backward pass counts as two.
+        forward_passes: Of all of them; a backward pass counts as two. None where that is not known.
         memory_bytes: At most; None where it cannot be predicted.
         seconds: Of one worker; None where no run like these is known.
     """
 
     group: str
     num_trials: int
-    forward_passes: int
+    forward_passes: int | None
     memory_bytes: int | None
     seconds: float | None
 
@@ -53,7 +53,8 @@ def forecast(planned: Sequence[Planned], parse: Parse, ledger: Path | None) -> l
     for group, trials in groups.items():
         config = parse([*arguments(trials[0].options), "--output=trial"])
         further = len(trials[0].chosen_seeds)
-        passes = sum(trial.forward_passes for trial in trials) + further * trials[0].forward_passes
+        each = [trial.forward_passes for trial in (*trials, *[trials[0]] * further)]
+        passes = None if None in each else sum(count for count in each if count is not None)
         speed = speeds.get(_kind(config.model, config.task, config.method["name"], config.tuning["name"]))
         found.append(
             Forecast(
@@ -61,7 +62,7 @@ def forecast(planned: Sequence[Planned], parse: Parse, ledger: Path | None) -> l
                 num_trials=len(trials) + further,
                 forward_passes=passes,
                 memory_bytes=_memory(config),
-                seconds=None if speed is None else speed * passes,
+                seconds=None if speed is None or passes is None else speed * passes,
             )
         )
     return found

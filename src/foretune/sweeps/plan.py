@@ -37,7 +37,8 @@ class Planned:
         group: Model, task, method and tuning scheme: trials of a group are tried for the same line of a table.
         suite: The suite it is from.
         chosen_seeds: Further seeds, should its settings be chosen in its group.
-        forward_passes: Of all its steps; a backward pass counts as two.
+        forward_passes: Of all its steps; a backward pass counts as two. None where that depends on a model that cannot
+            be read.
     """
 
     key: str
@@ -45,7 +46,7 @@ class Planned:
     group: str
     suite: str | None
     chosen_seeds: tuple[int, ...]
-    forward_passes: int
+    forward_passes: int | None
 
     @property
     def settings(self) -> str:
@@ -109,7 +110,6 @@ def resolve(options: Mapping[str, Any], grid: Grid, parse: Parse) -> Planned:
         if config.num_dev == 0 or config.task == SYNTHETIC:
             raise UsageError("there are no dev rows (--num-dev 0, or random tokens) to choose a trial on.")
         settings = settings_of(config)
-        passes = config.steps * passes_per_step(config)
     except (UsageError, IncompatibleError) as error:
         raise UsageError(f"{grid.place}: {error}") from error
     key = f"{Run(id='', name='', config=settings).config_hash}-{config.seed}"
@@ -121,7 +121,7 @@ def resolve(options: Mapping[str, Any], grid: Grid, parse: Parse) -> Planned:
         group=" | ".join(words),
         suite=grid.suite,
         chosen_seeds=grid.chosen_seeds,
-        forward_passes=passes,
+        forward_passes=_passes(config),
     )
 
 
@@ -146,12 +146,19 @@ def passes_per_step(config: TrainConfig) -> int:
     """
     tuning = make_tuning(config.tuning).name
     recipe = make_recipe(config.method["name"], config.method_options, total_steps=config.steps, tuning=tuning)
-    if isinstance(recipe, AbstractMethod) and config.schedule and tuning == "full":
+    if isinstance(recipe, AbstractMethod) and "schedule" in config.method_options and tuning == "full":
         # how many blocks there are, the model tells
         forwards, backwards = num_forwards(recipe.parts(), trainables_of(config.model, revision=config.revision)), 0
     else:
         forwards, backwards = num_passes(recipe)
     return (forwards + BACKWARD_PASSES * backwards) * config.gradient_accumulation_steps
+
+
+def _passes(config: TrainConfig) -> int | None:
+    try:
+        return config.steps * passes_per_step(config)
+    except UsageError:  # the model's; all else has been checked
+        return None
 
 
 def _named_part(config: TrainConfig, axis: str) -> dict[str, Any] | None:

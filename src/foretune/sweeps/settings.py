@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 
+from foretune.errors import UsageError
 from foretune.sweeps.file import Goal, SearchMethod, Sweep
 from foretune.sweeps.parameters import Parameter, Range, Values
 from foretune.sweeps.pruning import Pruning
@@ -51,8 +52,15 @@ class StudySettings:
 
     @classmethod
     def of(cls, study: Study) -> StudySettings:
-        """Read those of a study."""
-        kept = dict(study.attribute(_NAME))
+        """Read those of a study.
+
+        Raises:
+            UsageError: nobody has written any.
+        """
+        known = study.attribute(_NAME)
+        if known is None:
+            raise UsageError(f"Study {study.name} has no sweep: 'foretune sweep FILE' has not made it, or not yet.")
+        kept = dict(known)
         pruning, parameters = kept.pop("pruning"), kept.pop("parameters")
         return cls(
             **kept,

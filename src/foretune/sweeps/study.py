@@ -24,7 +24,8 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateF
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from foretune.errors import UsageError, near_misses
 from foretune.sweeps.file import Goal
@@ -409,7 +410,8 @@ def _open(url: str) -> RDBStorage:
     shown = url
     try:
         shown = hide_password(url)
-        options = {"connect_args": {"timeout": _LOCK_SECONDS}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+        # a server's connection is closed after each use: there are minutes between two, and a process may be killed
+        options = {"connect_args": {"timeout": _LOCK_SECONDS}} if url.startswith("sqlite") else {"poolclass": NullPool}
         with _quiet():
             return RDBStorage(
                 url, engine_kwargs=options, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=GRACE_SECONDS
@@ -423,7 +425,7 @@ def _open(url: str) -> RDBStorage:
         raise UsageError(
             f"--storage {shown}: its driver is missing ({error}); for PostgreSQL: pip install 'foretune[postgresql]'."
         ) from None
-    except (StorageInternalError, RuntimeError, OSError) as error:
+    except (StorageInternalError, SQLAlchemyError, RuntimeError, OSError) as error:
         raise UsageError(f"--storage {shown} cannot be opened: {' '.join(str(error).split())[:300]}") from None
 
 
