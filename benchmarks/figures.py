@@ -87,32 +87,23 @@ def memory(rows: Sequence[memory_bench.Row]) -> Figure | None:
             panels.setdefault(f"{row.model}, {row.objective}, {row.batch_size} x {row.sequence_length}", []).append(row)
     if not panels:
         return None
-    figure = Figure(figsize=(4.2 * len(panels), 3.6))
+    largest = max(map(len, panels.values()))
+    figure = Figure(figsize=(4.6 * len(panels), 1.2 + 0.16 * largest))
     for index, (name, found) in enumerate(panels.items()):
         axes = figure.add_subplot(1, len(panels), index + 1)
-        cases = [row for row in found if row.method != INFERENCE and inference_bytes(row, found)][::-1]
+        cases = [row for row in found if row.method != INFERENCE and row.inference_bytes][::-1]
         axes.barh(
-            [", ".join([row.method, row.tuning, *([row.engine] if row.engine != "-" else [])]) for row in cases],
-            [row.peak_bytes / inference_bytes(row, found) for row in cases],
+            [", ".join([row.method, row.tuning, *([row.engine] if row.engine == "in_place" else [])]) for row in cases],
+            [row.peak_bytes / row.inference_bytes for row in cases],
             color=["C7" if row.engine == "-" else "C0" for row in cases],
         )
         axes.axvline(1.0, color="black", linewidth=1, linestyle="--")
         axes.set_title(name, fontsize="medium")
         axes.set_xlabel("peak, x inference")
+        axes.tick_params(axis="y", labelsize="x-small")
+        axes.margins(y=0.01)
     figure.tight_layout()
     return figure
-
-
-def inference_bytes(row: memory_bench.Row, rows: Iterable[memory_bench.Row]) -> int:
-    """Return the peak of inference with a row's model and batch, with its adapter where that was measured; else 0."""
-    same = ("model", "dtype", "device", "batch_size", "sequence_length", "objective")
-    found = [
-        other
-        for other in rows
-        if other.method == INFERENCE and all(getattr(other, name) == getattr(row, name) for name in same)
-    ]
-    found.sort(key=lambda other: other.tuning != row.tuning)
-    return found[0].peak_bytes if found else 0
 
 
 def growth(rows: Iterable[Row]) -> Figure | None:

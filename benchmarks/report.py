@@ -155,29 +155,35 @@ def noise_table(rows: Sequence[noise.Row]) -> str:
     return table(columns, lines) if lines else NOT_MEASURED
 
 
-def memory_table(rows: Sequence[memory_bench.Row]) -> str:
-    """Return measured and predicted peaks, each beside inference."""
-    lines = []
+def memory_tables(rows: Sequence[memory_bench.Row]) -> str:
+    """Return a table for every model and batch: each peak beside what it should be, and what was predicted."""
+    found: dict[str, list[memory_bench.Row]] = {}
     for row in rows:
-        place = [f"{row.model}, {row.objective}", row.method, row.tuning]
-        if row.failure:
-            lines.append([*place, row.failure, "", "", "", ""])
-            continue
-        inference = figures.inference_bytes(row, rows)
-        measured, predicted, process = row.peak_bytes, row.predicted_bytes, row.process_bytes
-        whole = 100 * (predicted - measured) / (measured + process)
-        lines.append(
-            [
-                *place,
-                f"{measured / 2**20:.1f}",
-                f"{measured / inference:.2f}" if inference else "",
-                f"{predicted / 2**20:.1f}" if predicted else "-",
-                f"{100 * (predicted / measured - 1):.1f}" if predicted else "",
-                f"{whole:.1f}" if predicted and process else "",
-            ]
-        )
-    columns = ("shape, loss", "method", "tuning", "measured", "x inference", "predicted", "error, %")
-    return table((*columns, "with the process, %"), lines) if lines else NOT_MEASURED
+        batch = f"{row.objective} loss, {row.batch_size} x {row.sequence_length} tokens"
+        found.setdefault(f"{row.model}, {batch}, {row.dtype}, {row.machine}", []).append(row)
+    if not found:
+        return NOT_MEASURED
+    columns = ("method", "tuning", "peak", "inference", "layer", "state", "above", "kept", "predicted", "error, %")
+    tables = (f"{place}:\n\n{table(columns, map(_memory_line, group))}" for place, group in found.items())
+    return "\n\n".join(tables)
+
+
+def _memory_line(row: memory_bench.Row) -> list[str]:
+    place = [row.method, row.tuning]
+    predicted = _mib(row.predicted_bytes) if row.predicted_bytes else ""
+    if row.failure:
+        return [*place, row.failure, *[""] * 5, predicted, ""]
+    promised = [""] * 4
+    if row.is_promised:
+        kept = "yes" if row.keeps_promise else "**no**"
+        promised = [*map(_mib, (row.layer_bytes, row.state_bytes, row.excess_bytes)), kept]
+    inference = _mib(row.inference_bytes) if row.inference_bytes else ""
+    error = f"{100 * (row.predicted_bytes / row.peak_bytes - 1):.1f}" if predicted else ""
+    return [*place, _mib(row.peak_bytes), inference, *promised, predicted, error]
+
+
+def _mib(number: int) -> str:
+    return f"{number / 2**20:.1f}"
 
 
 # ---------------------------------------------------------------- the page
@@ -196,7 +202,7 @@ def page(ledgers: Ledgers) -> str:
         lm_schemes=scheme_table(_selected(main, objective="lm", tokens="48")),
         gpu=gpu_tables(ledgers.steps),
         noise=noise_table(ledgers.noise),
-        memory=memory_table(ledgers.memory),
+        memory=memory_tables(ledgers.memory),
         **{name: _image(name, text) if name in drawn else NOT_MEASURED for name, text in PLOTS.items()},
     )
 

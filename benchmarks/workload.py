@@ -1,4 +1,4 @@
-"""What is timed: an OPT with random weights, and batches like those of SST-2 classification."""
+"""What is run: an OPT with random weights, and batches like those of SST-2 classification."""
 
 from __future__ import annotations
 
@@ -26,12 +26,6 @@ class Shape:
     ffn_dim: int
     max_positions: int
 
-    @property
-    def largest_owner_elements(self) -> int:
-        """Elements of the largest module that owns parameters: what one perturbed copy takes."""
-        feed_forward = (self.hidden_size + 1) * self.ffn_dim
-        return max(self.vocab_size * self.hidden_size, feed_forward)
-
 
 SHAPES = {
     shape.name: shape
@@ -41,9 +35,6 @@ SHAPES = {
         Shape("tiny", 512, 32, 2, 2, 64, 128),
     )
 }
-
-BATCH_SIZE = 16
-EQUAL_LENGTHS = (48,) * BATCH_SIZE
 
 _FIRST_WORD_ID = 4  # below: OPT's special tokens
 _CANDIDATE_IDS = (372, 411)

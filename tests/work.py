@@ -490,6 +490,6 @@ OF_UPDATE: dict[type[AbstractUpdate], int] = {
     Adam: 1,  # the estimate, then the step in its place
     Sign: 1,
     AdaMU: 3,  # both parts of the direction, and the estimate
-    Muon: 1 + 1 + 5 * 3,  # the estimate; its multiple of norm 1, and what each of five Newton-Schulz steps makes
+    Muon: 1 + 5 * 3,  # the estimate, and what each of five Newton-Schulz steps makes
 }
 """Temporaries of a tensor's coordinates: none where noise is added as it is generated."""

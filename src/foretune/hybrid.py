@@ -66,7 +66,7 @@ class Hybrid(torch.optim.Optimizer):
         self.model = model
         trainables = collect_trainables(model)
         depths = find_depths(model, trainables, run)
-        self.hybrid_zo_layers = _check_split(model, hybrid_zo_layers, depths.num_layers)
+        self.hybrid_zo_layers = check_split(model, hybrid_zo_layers, depths.num_layers)
         self.deep = tuple(t for t in trainables if depths.of[t] >= self.hybrid_zo_layers)
         self.shallow = tuple(t for t in trainables if depths.of[t] < self.hybrid_zo_layers)
         self.zo: Optimizer | None = None
@@ -219,8 +219,13 @@ def _frozen(trainables: Sequence[Trainable]) -> Iterator[None]:
             trainable.parameter.requires_grad_(True)
 
 
-def _check_split(model: nn.Module, hybrid_zo_layers: int | None, num_layers: int) -> int:
-    """Return the number of shallow layers."""
+def check_split(model: nn.Module, hybrid_zo_layers: int | None, num_layers: int) -> int:
+    """Return the number of shallow layers of a model that has so many in all.
+
+    Raises:
+        UsageError: `hybrid_zo_layers` is out of range.
+        IncompatibleError: there are no layers.
+    """
     if not num_layers:
         raise IncompatibleError(
             f"{type(model).__name__} has no layers to be parted at: hybrid training looks for numbered modules beside "

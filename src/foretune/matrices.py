@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from foretune.pieces import pieces
 from foretune.types import Trainable
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -37,30 +38,36 @@ def as_coordinates(matrices: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def newton_schulz(matrix: Tensor) -> Tensor:
-    """Return nearly ``U V^T``: the same singular vectors, singular values near 1, by five Newton-Schulz iterations.
+    """Return `newton_schulz_` of a copy, in float32 at least."""
+    compute = torch.float64 if matrix.dtype == torch.float64 else torch.float32
+    return newton_schulz_(matrix.to(compute, copy=True))
+
+
+def newton_schulz_(matrix: Tensor) -> Tensor:
+    """Make of a matrix nearly ``U V^T``: the same singular vectors, singular values near 1, by five iterations.
 
         X <- G / (||G||_F + 1e-7),    then five times    A = X X^T,  X <- a X + (b A + c A^2) X
 
     Singular values of at least 0.01 ||G||_F end in [0.681, 1.135]; none exceeds 1.203, and those near 0 stay small
-    (0 stays 0). About ``10 k^2 max(m, n)`` multiply-adds with k = min(m, n), and two temporaries of G's size.
+    (0 stays 0). About ``10 k^2 max(m, n)`` multiply-adds with k = min(m, n). In place: temporaries of k x k, and of a
+    few columns of X at a time.
 
     Args:
-        matrix: G (m, n), or a stack of such. float64 stays float64, everything else is computed in float32: in
-            float16 the products lose what is small, and the result would depend on more than G's direction.
+        matrix: G (m, n), or a stack of such, float32 or float64: in float16 the products lose what is small, and the
+            result would depend on more than G's direction.
     References:
         Jordan et al. 2024, Muon (the coefficients); iterations of this kind: Bjorck and Bowie 1971.
     """
-    compute = torch.float64 if matrix.dtype == torch.float64 else torch.float32
-    is_tall = matrix.shape[-2] > matrix.shape[-1]
     a, b, c = _COEFFICIENTS
+    x = matrix.mT if matrix.shape[-2] > matrix.shape[-1] else matrix  # the products X X^T are then the small ones
     with torch.autocast(matrix.device.type, enabled=False):  # the caller's precision is that of its forward
-        x = (matrix.mT if is_tall else matrix).to(compute)  # the products X X^T are then the small ones
-        x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+        x.div_(torch.linalg.matrix_norm(x, keepdim=True).add_(1e-7))
         for _ in range(_NUM_ITERATIONS):
             gram = x @ x.mT
             polynomial = (gram @ gram).mul_(c).add_(gram, alpha=b)
-            x = (polynomial @ x).add_(x, alpha=a)
-        return x.mT if is_tall else x
+            for columns in pieces(x):
+                columns.copy_((polynomial @ columns).add_(columns, alpha=a))
+    return matrix
 
 
 def exact_msign(matrix: Tensor) -> Tensor:

@@ -372,11 +372,11 @@ class Optimizer(torch.optim.Optimizer):
                     rounding=Noise(keys[0], trainable.stream, Purpose.UPDATE_ROUNDING),
                     rows=parts.schedule.rows(trainable, state, step=step, seed=self.seed),
                 )
+            del draws, estimate, change  # their tensors, before others are made
             if not parts.direction.advances_first:
                 advance()
             state.num_updates += 1
             state.epoch = directions.epoch
-            del draws, estimate, change, advance  # their tensors, before those of the next member are made
 
     @property
     def _directions(self) -> StepDirections:

@@ -407,6 +407,10 @@ class AbstractSpace(AbstractPart):
         """Numbers of the compute dtype that the space keeps between steps for this tensor."""
         return 0
 
+    def num_basis_elements(self, trainable: Trainable) -> int:
+        """Numbers of the compute dtype in bases kept for this tensor; they can be made again, and so are no state."""
+        return 0
+
 
 class AbstractDirection(AbstractPart):
     """How a coordinate vector is drawn."""

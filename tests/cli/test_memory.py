@@ -2,14 +2,18 @@
 
 import csv
 import json
+from dataclasses import fields
 
 import pytest
 
 from foretune.cli.main import main
+from foretune.methods import RECIPES
 from foretune.runs import memory_bench
 from foretune.runs.config import MemoryBenchConfig
-from foretune.runs.memory_bench import COLUMNS, run_bench
-from foretune.runs.memory_case import OUT_OF_MEMORY, Measured
+from foretune.runs.memory_bench import Row, make_cases, run_bench
+from foretune.runs.memory_case import INFERENCE, OUT_OF_MEMORY, Measured
+
+COLUMNS = [field.name for field in fields(Row)]
 
 
 def run(words, capsys):
@@ -77,6 +81,9 @@ def test_estimate_prints_the_method_between_inference_and_first_order(capsys):
         ("--model mini --batch-size 0", "--batch-size must be at least 1, got 0"),
         ("--model mini --method lozo --method.ranks 3", "--method.rank"),
         ("--model mini --objective f1", "--objective must be one of lm, classification"),
+        ("--model roberta-large", "Use --objective classification"),
+        ("--model roberta-large --objective classification --sequence-length 513", "roberta-large has 512 positions"),
+        ("--model mini --method hybrid --method.hybrid-zo-layers 5", "hybrid_zo_layers must be from 0 to 4"),
         ("", "--model is missing"),
     ],
 )
@@ -94,7 +101,7 @@ def test_bench_prints_and_writes_what_was_measured_beside_what_was_predicted(mon
     words = f"bench memory --model mini --methods zo_adam --tunings full --lengths 16 --device cpu --csv {table}"
     code, out, err = run(words, capsys)
     assert code == 0, err
-    assert "mini, 16 tokens, zo_adam full: 34 MiB, 0.500 s a step" in out
+    assert "mini, 16 tokens, zo_adam full: 34.0 MiB, 0.500 s a step" in out
     with table.open() as file:
         rows = list(csv.DictReader(file))
     assert [row["method"] for row in rows] == ["inference", "zo_adam"]
@@ -110,7 +117,7 @@ def test_what_does_not_fit_is_a_row(monkeypatch, tmp_path):
     config.csv, config.plot = str(tmp_path / "t.csv"), None
     rows = run_bench(config)
     assert [(row.method, row.tuning, row.failure) for row in rows[:3]] == [
-        ("inference", "-", ""),
+        ("inference", "lora", ""),
         ("mezo", "lora", ""),
         ("adam", "lora", "out of memory"),
     ]
@@ -119,12 +126,37 @@ def test_what_does_not_fit_is_a_row(monkeypatch, tmp_path):
     assert len((tmp_path / "t.csv").read_text().splitlines()) == 1 + 2 * len(rows)
 
 
+def test_every_method_is_measured_with_the_schemes_it_is_defined_for_beside_inference():
+    config = MemoryBenchConfig(methods=["all"], tunings=["full", "lora"], lengths=[8], device="cpu")
+    cases = [(case.method, case.tuning) for case in make_cases(config)]
+    full, lora = ([method for method, tuning in cases if tuning == scheme] for scheme in ("full", "lora"))
+    assert full[0] == lora[0] == INFERENCE
+    assert set(full[1:]) == {name for name in RECIPES if "full" in RECIPES.get(name).schemes}
+    assert set(lora[1:]) == set(RECIPES)
+    assert len(set(cases)) == len(cases)
+
+
+def test_a_peak_is_compared_with_inference_a_layer_and_state(monkeypatch, capsys):
+    mib, layer, state = 1 << 20, 4096 * 256 * 4, 2 * 4339712 * 4
+    peaks = {"inference": 30 * mib, "zo_adam": 30 * mib + layer + state + 2 * mib, "adam": 99 * mib}
+    monkeypatch.setattr(memory_bench, "measure", lambda case: Measured(1, peaks[case.method], 0.0))
+    config = MemoryBenchConfig(methods=["zo_adam", "adam"], tunings=["full"], lengths=[8], device="cpu", steps=0)
+    inference, zo, fo = run_bench(config)
+    assert (zo.inference_bytes, zo.layer_bytes, zo.state_bytes) == (30 * mib, layer, state)
+    assert (zo.excess_bytes, zo.is_promised, zo.keeps_promise) == (2 * mib, True, False)
+    assert not inference.is_promised
+    assert not fo.is_promised
+    code, out, _ = run("bench memory --methods zo_adam --tunings full --lengths 8 --device cpu --steps 0", capsys)
+    line = next(line for line in out.splitlines() if line.startswith("│") and "zo_adam" in line)
+    assert (code, [cell.strip() for cell in line.strip("│").split("│")][-4:]) == (0, ["4.0", "33.1", "2.0", "-"])
+
+
 def test_plot_has_a_line_for_each_method_and_scheme(monkeypatch):
     pytest.importorskip("matplotlib", reason="the plot needs the extra 'plots'")
     monkeypatch.setattr(memory_bench, "measure", lambda case: Measured(1, case.sequence_length << 20, 0.5))
     config = MemoryBenchConfig(methods=["mezo", "adam"], tunings=["lora"], lengths=[8, 16], device="cpu")
     axes = memory_bench.plot(run_bench(config)).axes[0]
-    assert [line.get_label() for line in axes.get_lines()] == ["inference", "mezo, lora", "adam, lora"]
+    assert [line.get_label() for line in axes.get_lines()] == ["inference, lora", "mezo, lora", "adam, lora"]
     assert list(axes.get_lines()[1].get_xdata()) == [8, 16]
     assert list(axes.get_lines()[1].get_ydata()) == [8 / 1024, 16 / 1024]
 
@@ -141,6 +173,8 @@ def test_plot_has_a_line_for_each_method_and_scheme(monkeypatch):
         ("memory --methods zobcd --tunings full", "'zobcd' is not defined for --tuning full"),
         ("memory --plot nowhere/x.png", "--plot nowhere/x.png: give a file"),
         ("memory --csv x.txt", "--csv x.txt: give a file (.csv)"),
+        ("memory --steps -1", "--steps must be at least 0, got -1"),
+        ("memory --model mini-masked", "--objective lm: mini-masked is a masked language model"),
     ],
 )
 def test_bad_options_of_bench(words, message, capsys):

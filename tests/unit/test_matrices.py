@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from foretune.matrices import as_coordinates, as_matrices, exact_msign, newton_schulz
+from foretune.matrices import as_coordinates, as_matrices, exact_msign, newton_schulz, newton_schulz_
+from live_bytes import LiveBytes
 from toys import trainables_of
 
 SHAPES = [(3, 5), (5, 3), (4, 4), (1, 6), (6, 1)]
@@ -137,3 +138,14 @@ def test_views_are_blocks_of_columns() -> None:
     coordinates = torch.arange(12).view(2, 6)
     matrices = as_matrices(coordinates, replace(trainable, num_views=3))
     assert [matrix.tolist() for matrix in matrices] == [[[0, 1], [6, 7]], [[2, 3], [8, 9]], [[4, 5], [10, 11]]]
+
+
+@pytest.mark.parametrize("shape", [(48, 9000), (9000, 48), (2, 100, 3000)], ids=str)
+def test_newton_schulz_of_large_matrices_is_made_in_place(shape: tuple[int, ...]) -> None:
+    matrix = gaussian(*shape)
+    expected = torch.stack([quintic_of_singular_values(m) for m in matrix.view(-1, *shape[-2:])]).view(shape)
+    with LiveBytes() as counter:
+        found = newton_schulz_(matrix)
+    assert found.data_ptr() == matrix.data_ptr()
+    assert counter.peak < 0.3 * matrix.nbytes
+    torch.testing.assert_close(matrix, expected, rtol=0, atol=1e-11)

@@ -45,27 +45,36 @@ def _memory(arguments: Sequence[str]) -> None:
 
     quiet_libraries()
     rows = run_bench(config, lambda row: print(_line(row), flush=True))
-    columns = ("model", "tokens", "method", "tuning", "peak, MiB", "predicted", "x inference", "s a step")
-    title = f"{config.batch_size} rows, {config.objective} loss, {rows[0].dtype}, {rows[0].device}: above the process"
-    inference = {(row.model, row.sequence_length): row.peak_bytes for row in rows if row.method == "inference"}
-    print_table(title, columns, [_cells(row, inference[row.model, row.sequence_length]) for row in rows])
+    columns = ("", "tuning", "peak", "predicted", "x inf.", "layer", "state", "above", "s a step")
+    for model, length in dict.fromkeys((row.model, row.sequence_length) for row in rows):
+        found = [row for row in rows if (row.model, row.sequence_length) == (model, length)]
+        batch = f"{config.batch_size} x {length} tokens, {config.objective} loss, {found[0].dtype}, {found[0].device}"
+        print_table(f"{model}, {batch}: MiB over the process", columns, [_cells(row) for row in found])
+    print("Above: what the peak is over inference, the largest layer that is perturbed, and state.")
     for path in (config.csv, config.plot):
         if path is not None:
             print(f"Written: {path}")
 
 
 def _line(row: Row) -> str:
-    found = row.failure or f"{row.peak_bytes / 2**20:,.0f} MiB, {row.seconds_per_step:.3f} s a step"
+    time = f", {row.seconds_per_step:.3f} s a step" if row.seconds_per_step else ""
+    found = row.failure or f"{_mib(row.peak_bytes)} MiB{time}"
     return f"{row.model}, {row.sequence_length} tokens, {row.method} {row.tuning}: {found}"
 
 
-def _cells(row: Row, inference: int) -> tuple[str, ...]:
-    place = (row.model, str(row.sequence_length), row.method, row.tuning)
-    predicted = f"{row.predicted_bytes / 2**20:,.0f}" if row.predicted_bytes else "-"
+def _cells(row: Row) -> tuple[str, ...]:
+    place = (row.method, row.tuning)
+    predicted = _mib(row.predicted_bytes) if row.predicted_bytes else "-"
     if row.failure:
-        return (*place, row.failure, predicted, "-", "-")
-    ratio = f"{row.peak_bytes / inference:.2f}" if inference else "-"
-    return (*place, f"{row.peak_bytes / 2**20:,.0f}", predicted, ratio, f"{row.seconds_per_step:.3f}")
+        return (*place, row.failure, predicted, "-", "-", "-", "-", "-")
+    ratio = f"{row.peak_bytes / row.inference_bytes:.2f}" if row.inference_bytes else "-"
+    parts = (_mib(row.layer_bytes), _mib(row.state_bytes), _mib(row.excess_bytes)) if row.is_promised else ("-",) * 3
+    time = f"{row.seconds_per_step:.3f}" if row.seconds_per_step else "-"
+    return (*place, _mib(row.peak_bytes), predicted, ratio, *parts, time)
+
+
+def _mib(number: int) -> str:
+    return f"{number / 2**20:,.1f}"
 
 
 def _step(arguments: Sequence[str]) -> None:

@@ -82,7 +82,8 @@ def _notes() -> str:
     from foretune.runs.estimate import process_bytes
 
     return (
-        "Peak: weights, state and scratch, with the larger of activations (first-order: with the gradients that are "
-        f"made among them) and gradients and update. The process itself comes on top: now {_mib(process_bytes())} MiB "
-        "of libraries, or a GPU's context, and a few MiB of buffers of the matrix product."
+        "Peak: weights, state and scratch, with the larger of activations (of backpropagation: with the gradients that "
+        "are made among them) and gradients and update. The process itself comes on top: now "
+        f"{_mib(process_bytes())} MiB of libraries, or a GPU's context, and up to 10 MiB of buffers that the matrix "
+        "product keeps."
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from foretune.errors import IncompatibleError, UsageError, near_misses
 from foretune.noise import Noise, Purpose
+from foretune.pieces import pieces
 from foretune.types import AbstractDirection, Combination, Draw, Parts, TensorState, Trainable
 
 STATE = "log_hessian"
@@ -34,8 +35,8 @@ class HessianScaled(AbstractDirection):
     times that of theta: the run is the one that those coordinates would have without the schedule.
 
     State: log H, one number per coordinate, float32 (float64 for float64 weights); the logarithm because H stays
-    near 1, where float32 would round the increments of a small `smooth` away. Each draw makes y: a temporary or two
-    of one tensor's coordinates.
+    near 1, where float32 would round the increments of a small `smooth` away. Each draw makes y: a temporary of one
+    tensor's coordinates.
 
     Args:
         smooth: Share of the new curvature in H, in [0, 1]; 0 leaves plain Gaussian directions. Published: 0 (code),
@@ -96,7 +97,9 @@ class HessianScaled(AbstractDirection):
         log_hessian = state.tensors.get(STATE)
         if log_hessian is None:
             return Draw(z)
-        y = z.materialize(coordinate_shape, trainable.parameter).mul_(log_hessian.mul(-0.5).exp_())
+        y = z.materialize(coordinate_shape, trainable.parameter)
+        for part, log_part in zip(pieces(y.view(-1)), pieces(log_hessian.view(-1)), strict=True):
+            part.mul_(log_part.mul(-0.5).exp_())
         return Draw(Combination(dense=(1.0, y)))
 
     def advance(

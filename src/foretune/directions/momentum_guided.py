@@ -12,7 +12,7 @@ from torch import Tensor
 
 from foretune.directions.annealing import annealed, check_annealing
 from foretune.errors import IncompatibleError, UsageError, near_misses
-from foretune.matrices import as_coordinates, as_matrices, newton_schulz
+from foretune.matrices import as_coordinates, as_matrices, newton_schulz_
 from foretune.noise import Noise, Purpose
 from foretune.types import AbstractDirection, Combination, Draw, Parts, TensorState, Trainable
 
@@ -170,6 +170,6 @@ class MomentumGuided(AbstractDirection):
 def _orthogonalized(vector: Tensor, trainable: Trainable) -> Combination:
     """Return the coordinates of a matrix with its singular values pulled together and its norm kept."""
     matrices = as_matrices(vector, trainable)
-    nearly_orthogonal = newton_schulz(matrices)
-    before, after = (torch.linalg.matrix_norm(m, keepdim=True) for m in (matrices, nearly_orthogonal))
-    return Combination(dense=(1.0, as_coordinates(nearly_orthogonal * (before / after), vector.shape)))
+    before = torch.linalg.matrix_norm(matrices, keepdim=True)
+    after = torch.linalg.matrix_norm(newton_schulz_(matrices), keepdim=True)
+    return Combination(dense=(1.0, as_coordinates(matrices.mul_(before / after), vector.shape)))

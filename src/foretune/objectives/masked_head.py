@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NotRequired, TypedDict
@@ -114,10 +114,14 @@ class _Lookup:
             del self.parent.__dict__[self.decoder_name]
 
 
-def find_masked_head(model: nn.Module) -> MaskedHead | None:
+def find_masked_head(model: nn.Module, agrees: Callable[[MaskedHead], bool] | None = None) -> MaskedHead | None:
     """Return body and head of a masked language model, None if they cannot be told apart.
 
     The structure is looked at first, then the logits are compared with the model's own on a few tokens.
+
+    Args:
+        model: The model.
+        agrees: The comparison, where there are no values to compare.
     """
     inner = plain_language_model(model)
     if inner is None or inner.base_model is inner:
@@ -126,7 +130,7 @@ def find_masked_head(model: nn.Module) -> MaskedHead | None:
     lookup = _find_lookup(inner)
     heads = [whole] if lookup is None else [replace(whole, lookup=lookup), whole]
     with probing(inner):
-        return next((head for head in heads if _agrees(head)), None)
+        return next(filter(agrees or _agrees, heads), None)
 
 
 def _find_lookup(inner: Any) -> _Lookup | None:

@@ -283,7 +283,10 @@ class MemoryBenchConfig:
     """`foretune bench memory`: peak memory and time a step, measured."""
 
     model: list[str] = _list(["mini"], "Shapes, such as opt-125m opt-13b, local folders or hub ids; random weights.")
-    methods: list[str] = _list(["mezo", "lozo", "zo_adam", "sgd", "adam"], "Methods and first-order baselines.")
+    methods: list[str] = _list(
+        ["mezo", "lozo", "zo_adam", "sgd", "adam"],
+        "Methods and first-order baselines; all: every one, where it is defined.",
+    )
     tunings: list[str] = _list(["full", "lora"], "What is tuned: full, lora, prefix, prompt.")
     lengths: list[int] = _list([128], "Tokens of a row.")
     batch_size: int = _option(16, "Rows per step.")
@@ -291,7 +294,7 @@ class MemoryBenchConfig:
     dtype: DType = _option("auto", "Weights' dtype; auto: float32 on a CPU, the checkpoint's on a GPU.")
     device: Device = _option("auto", "Where to run; auto: a GPU if there is one.")
     engine: Engine = _option("layerwise", "How perturbed losses are evaluated.")
-    steps: int = _option(3, "Steps that are timed.")
+    steps: int = _option(3, "Steps that are timed; 0 for memory alone.")
     csv: str | None = _option(None, "File for the table; the rows are appended.")
     plot: str | None = _option(None, "File for a plot of peak memory by length: .png, .svg or .pdf.")
 
@@ -301,8 +304,8 @@ class MemoryBenchConfig:
         Raises:
             UsageError: naming the option, the value and what would be right.
         """
-        for name in ("batch_size", "steps"):
-            _at_least(self, name, 1)
+        _at_least(self, "batch_size", 1)
+        _at_least(self, "steps", 0)
         if min(self.lengths) < 2:
             raise UsageError(f"--lengths must be at least 2, got {min(self.lengths)}.")
 

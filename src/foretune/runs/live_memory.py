@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ _WORKSPACES = {torch.ops.aten.logsumexp.default: 1}
 
 
 class LiveMemory(TorchDispatchMode):
-    """Counts the storages of all tensors that operators return inside the block, from birth to death.
+    """Counts the storages of all tensors with memory that operators return inside the block, from birth to death.
 
     Real tensors and fake ones (`torch._subclasses.FakeTensorMode`, which know shapes alone) are counted alike: what is
     counted without memory is what a run would hold, whatever the architecture.
@@ -29,12 +30,27 @@ class LiveMemory(TorchDispatchMode):
         super().__init__()
         self.now_bytes = 0
         self.peak_bytes = 0
+        self._counts = True
         self._seen = weakref.WeakSet[Any](tensor.untyped_storage() for tensor in known)
+
+    @contextmanager
+    def ignoring(self) -> Iterator[None]:
+        """A block whose tensors are taken as known."""
+        self._counts = False
+        try:
+            yield
+        finally:
+            self._counts = True
+
+    def count(self, tensor: Tensor) -> None:
+        """Count a tensor that was taken as known."""
+        self._seen.discard(tensor.untyped_storage())
+        self._note(tensor)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(output):
-            if isinstance(leaf, Tensor):
+            if isinstance(leaf, Tensor) and not leaf._is_zerotensor() and leaf.device.type != "meta":
                 self._note(leaf)
         if func in _WORKSPACES:
             inside = _WORKSPACES[func] * args[0].numel() * args[0].element_size()
@@ -46,6 +62,8 @@ class LiveMemory(TorchDispatchMode):
         if storage in self._seen:
             return
         self._seen.add(storage)
+        if not self._counts:
+            return
         size = storage.nbytes()
         self.now_bytes += size
         self.peak_bytes = max(self.peak_bytes, self.now_bytes)

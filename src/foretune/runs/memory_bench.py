@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import platform
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,18 +12,25 @@ import torch
 
 from foretune.adapters import make_tuning
 from foretune.errors import IncompatibleError, UsageError
-from foretune.methods import AbstractFirstOrder, HybridRecipe, make_recipe
+from foretune.methods import RECIPES, AbstractFirstOrder, make_recipe
 from foretune.runs.config import EstimateConfig, MemoryBenchConfig
-from foretune.runs.estimate import Estimate, estimate
-from foretune.runs.loading import check_kind, resolve_device, resolve_dtype
+from foretune.runs.csv_rows import append_rows, check_columns
+from foretune.runs.estimate import estimate
+from foretune.runs.loading import resolve_device, resolve_dtype
 from foretune.runs.memory_case import INFERENCE, Case, Measured, check_supported, measure
-from foretune.runs.shapes import check_length, load_shape, shape_dtype
+from foretune.runs.provenance import Provenance
+from foretune.runs.shapes import check_length, check_objective, load_shape, shape_dtype
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 _LINE_STYLES = (":", "-", "--", "-.")
+
+EVERY = "all"
+"""Every method and baseline, with the schemes it is defined for."""
+REPEATABLE_BYTES, REPEATABLE_SHARE = 1 << 20, 0.002
+"""What a peak is known to: an allocator keeps pieces, and rounds the size of every tensor up to pages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +39,19 @@ class Row:
 
     Attributes:
         peak_bytes, process_bytes, seconds_per_step, failure: As measured.
-        predicted_bytes: By `foretune estimate`; 0 where it says nothing.
-        date, machine, threads, torch, transformers, foretune: When, where and with which versions.
+        predicted_bytes: Peak, by `foretune estimate`; 0 where it says nothing, as of the next two.
+        layer_bytes, state_bytes: The largest layer that is perturbed, and what is kept between steps.
+        inference_bytes: Peak of inference with the same model, adapter and batch, as measured; 0 where that failed.
+        date, commit, dirty, machine, cores, threads, python, torch, transformers, foretune: As in `Provenance`.
     """
 
     date: str
+    commit: str
+    dirty: int
     machine: str
+    cores: int
     threads: int
+    python: str
     torch: str
     transformers: str
     foretune: str
@@ -57,16 +66,31 @@ class Row:
     engine: str
     peak_bytes: int
     predicted_bytes: int
+    inference_bytes: int
+    layer_bytes: int
+    state_bytes: int
     process_bytes: int
     seconds_per_step: float
     failure: str
 
+    @property
+    def is_promised(self) -> bool:
+        """Whether the method perturbs, and so should need no more than inference, one layer and its state."""
+        return self.layer_bytes > 0 and not self.failure and self.inference_bytes > 0
 
-COLUMNS = [column.name for column in fields(Row)]
+    @property
+    def excess_bytes(self) -> int:
+        """What the peak is above inference, one layer and state."""
+        return self.peak_bytes - self.inference_bytes - self.layer_bytes - self.state_bytes
+
+    @property
+    def keeps_promise(self) -> bool:
+        """Whether that is nothing, as far as can be measured."""
+        return self.excess_bytes <= max(REPEATABLE_BYTES, REPEATABLE_SHARE * self.peak_bytes)
 
 
 def make_cases(config: MemoryBenchConfig) -> list[Case]:
-    """Return what is to be measured, in order; inference comes first for each model and length.
+    """Return what is to be measured, in order; inference comes first for each model, length and tuning scheme.
 
     Raises:
         UsageError: naming the option, the value and what would be right; nothing was measured yet.
@@ -79,14 +103,16 @@ def make_cases(config: MemoryBenchConfig) -> list[Case]:
     cases = []
     for model in config.model:
         shape = load_shape(model)
-        check_kind(shape, "causal")
+        check_objective(shape, config.objective)
         wanted = resolve_dtype(config.dtype, device)
         dtype: Any = str(wanted if isinstance(wanted, torch.dtype) else shape_dtype(shape)).removeprefix("torch.")
-        for length in config.lengths:
+        for length, tuning in product(config.lengths, config.tunings):
+            virtual = getattr(make_tuning({"name": tuning}), "num_virtual_tokens", 0)
+            check_length(shape, length, num_virtual_tokens=virtual)
             inference = Case(
                 model=model,
                 method=INFERENCE,
-                tuning="full",
+                tuning=tuning,
                 batch_size=config.batch_size,
                 sequence_length=length,
                 objective=config.objective,
@@ -96,13 +122,17 @@ def make_cases(config: MemoryBenchConfig) -> list[Case]:
                 steps=config.steps,
             )
             cases.append(inference)
-            for tuning, method in product(config.tunings, config.methods):
-                virtual = getattr(make_tuning({"name": tuning}), "num_virtual_tokens", 0)
-                check_length(shape, length, num_virtual_tokens=virtual)
-                if isinstance(make_recipe(method, {}, total_steps=1, tuning=tuning), HybridRecipe):
-                    raise IncompatibleError(f"--methods {method}: hybrid training is not measured here.")
-                cases.append(replace(inference, method=method, tuning=tuning))
+            for method in _methods(config.methods, tuning):
+                make_recipe(method, {}, total_steps=1, tuning=tuning)
+                cases.append(replace(inference, method=method))
     return cases
+
+
+def _methods(names: Sequence[str], tuning: str) -> list[str]:
+    """Return the methods that are meant, each once."""
+    if EVERY not in names:
+        return list(dict.fromkeys(names))
+    return [name for name in RECIPES if tuning in RECIPES.get(name).schemes]
 
 
 def _check_file(option: str, name: str | None, suffixes: tuple[str, ...]) -> None:
@@ -112,10 +142,8 @@ def _check_file(option: str, name: str | None, suffixes: tuple[str, ...]) -> Non
         raise UsageError(f"--{option} {name}: give a file ({', '.join(suffixes)}) in a folder that exists.")
     if option == "plot":
         _figure_class()
-    elif Path(name).exists():
-        with Path(name).open(newline="") as file:
-            if next(csv.reader(file), []) != COLUMNS:
-                raise UsageError(f"--csv {name} has other columns; choose another file.")
+    else:
+        check_columns(Path(name), Row)
 
 
 def run_bench(config: MemoryBenchConfig, measured: Callable[[Row], None] = lambda row: None) -> list[Row]:
@@ -127,73 +155,66 @@ def run_bench(config: MemoryBenchConfig, measured: Callable[[Row], None] = lambd
     Raises:
         UsageError: an option is wrong; nothing was measured yet.
     """
-    rows = []
+    rows: list[Row] = []
+    inference = 0
     for case in make_cases(config):
-        row = _row(case, measure(case))
+        found = measure(case)
+        inference = found.peak_bytes if case.method == INFERENCE else inference
+        row = _row(case, found, inference)
         rows.append(row)
         measured(row)
         if config.csv is not None:
-            _append(Path(config.csv), row)
+            append_rows(Path(config.csv), [row], digits=6)
     if config.plot is not None:
         plot(rows).savefig(config.plot, dpi=150, bbox_inches="tight")
     return rows
 
 
-def _row(case: Case, found: Measured) -> Row:
+def _row(case: Case, found: Measured, inference: int) -> Row:
     settings: dict[str, Any] = {name: value for name, value in asdict(case).items() if name != "steps"}
-    predicted = predicted_bytes(case)
-    if case.method == INFERENCE:
-        settings["tuning"] = "-"
     if case.method == INFERENCE or _is_first_order(case.method):
         settings["engine"] = "-"
-    return Row(**_place(case.device), **settings, **asdict(found), predicted_bytes=predicted)
+    here = asdict(Provenance.here(case.device))
+    return Row(**here, **settings, **asdict(found), **asdict(_predict(case)), inference_bytes=inference)
 
 
-def _place(device: str) -> dict[str, Any]:
-    versions = {name: version(name) for name in ("torch", "transformers", "foretune")}
-    machine = torch.cuda.get_device_name(device) if device.startswith("cuda") else _cpu_model()
-    date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return {"date": date, "machine": machine, "threads": torch.get_num_threads(), **versions}
+@dataclass(frozen=True, slots=True)
+class _Predicted:
+    """What `foretune estimate` says of a case; 0 where it says nothing."""
 
-
-def _cpu_model() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
+    predicted_bytes: int = 0
+    layer_bytes: int = 0
+    state_bytes: int = 0
 
 
 def predicted_bytes(case: Case) -> int:
     """Return the peak that `foretune estimate` predicts for a case; 0 where it cannot."""
+    return _predict(case).predicted_bytes
+
+
+def _predict(case: Case) -> _Predicted:
+    is_inference = case.method == INFERENCE
     asked = EstimateConfig(
         model=case.model,
-        method={"name": "mezo" if case.method == INFERENCE else case.method},
+        method={"name": "sgd" if is_inference else case.method},
         tuning={"name": case.tuning},
         batch_size=case.batch_size,
         sequence_length=case.sequence_length,
         objective=case.objective,
         dtype=case.dtype,
         device=case.device,
-        engine="auto" if _is_first_order(case.method) else case.engine,
+        engine="auto" if is_inference or _is_first_order(case.method) else case.engine,
     )
     try:
-        found: Estimate = estimate(asked)
+        found = estimate(asked)
     except IncompatibleError:
-        return 0
-    return found.inference_peak if case.method == INFERENCE else found.peak
+        return _Predicted()
+    peak = found.inference_peak if is_inference else found.peak
+    return _Predicted(peak, found.layer, found.state)
 
 
 def _is_first_order(method: str) -> bool:
     return method != INFERENCE and isinstance(make_recipe(method, {}, total_steps=1), AbstractFirstOrder)
-
-
-def _append(path: Path, row: Row) -> None:
-    is_new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerow(asdict(row) | {"seconds_per_step": f"{row.seconds_per_step:.6g}"})
 
 
 def plot(rows: Sequence[Row]) -> Figure:
@@ -218,7 +239,7 @@ def plot(rows: Sequence[Row]) -> Figure:
                 linestyle=_LINE_STYLES[tunings.index(tuning) % len(_LINE_STYLES)],
                 color=f"C{methods.index(method)}",
                 marker="s" if _is_first_order(method) else "o",
-                label=method if method == INFERENCE else f"{method}, {tuning}",
+                label=f"{method}, {tuning}",
             )
         axes.set(title=model, xlabel="tokens of a row", ylabel="peak memory, GiB", ylim=(0, None))
         axes.legend(fontsize="small")

@@ -2,8 +2,9 @@
 
 A process's peak includes its libraries, what compiling kernels took, and what building the model took for a moment.
 So the process loads all it will need on a small model first, builds the model, resets the high-water mark of its
-resident memory, and only then runs. Its allocator is told to give back what is freed: otherwise the peak would be that
-of its habits. On a GPU the allocator's own peak is read.
+resident memory, and only then runs. The allocators, that of C and that of the matrix product (MKL keeps its buffers),
+are told to give back what is freed: otherwise the peak would be that of their habits. On a GPU the allocator's own peak
+is read.
 """
 
 from __future__ import annotations
@@ -23,18 +24,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from foretune.adapters import make_tuning
 from foretune.errors import UsageError
-from foretune.methods import AbstractFirstOrder, AbstractMethod, make_recipe
+from foretune.methods import AbstractFirstOrder, AbstractMethod, HybridRecipe, make_recipe
+from foretune.objectives.masked_head import find_masked_head
 from foretune.objectives.split_head import find_split_head
 from foretune.objectives.tied_head import find_tied_head
 from foretune.optimizer import Optimizer
 from foretune.parameters import collect_trainables
 from foretune.runs.config import DType, Engine, ProbedObjective
-from foretune.runs.shapes import load_shape, random_model
-from foretune.runs.synthetic import probe_loss, synthetic_rows
+from foretune.runs.loading import model_kind
+from foretune.runs.shapes import load_shape, model_class, random_model
+from foretune.runs.synthetic import masked_probe_loss, probe_loss, synthetic_rows
 
 INFERENCE = "inference"
 """The method that trains nothing."""
@@ -58,7 +61,7 @@ class Case:
         tuning: Name of a tuning scheme.
         batch_size, sequence_length: Rows and tokens of random ids.
         objective, dtype, engine, device: As in `foretune estimate`; dtype and device are no longer auto.
-        steps: Steps that are timed; none before them is.
+        steps: Steps that are timed, after two that are not.
     """
 
     model: str
@@ -80,7 +83,7 @@ class Measured:
     Attributes:
         process_bytes: Resident memory before the model is built; 0 on a GPU.
         peak_bytes: At most while steps run, `process_bytes` not included.
-        seconds_per_step: Median.
+        seconds_per_step: Median; 0 where no step was timed.
         failure: `OUT_OF_MEMORY`, or the error's last line; empty otherwise.
     """
 
@@ -102,7 +105,12 @@ def check_supported(device: str) -> None:
 
 def measure(case: Case) -> Measured:
     """Run a case in a process of its own, which may take all memory that is free and no more."""
-    environment = {**os.environ, "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    environment = {
+        **os.environ,
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "MKL_DISABLE_FAST_MM": "1",
+    }
     child = subprocess.run(
         [sys.executable, "-m", "foretune.runs.memory_case", json.dumps(asdict(case))],
         capture_output=True,
@@ -122,9 +130,11 @@ def run_case(case: Case) -> Measured:
     device = torch.device(case.device)
     if device.type == "cpu":
         _limit_memory()
+        _set_malloc(returned_from=_RETURNED_BYTES)
     config = load_shape(case.model)
-    AutoModelForCausalLM._model_mapping[type(config)]  # imports its code
-    _steps(case, load_shape("mini"), num_rows=2, length=16, measure=_Memory(device), timed=0)
+    model_class(config)._model_mapping[type(config)]  # imports its code
+    small = load_shape("mini-masked" if model_kind(config) == "masked" else "mini")
+    _steps(case, small, num_rows=2, length=16, measure=_Memory(device), timed=0)
     return _steps(
         case,
         config,
@@ -142,7 +152,7 @@ class _Memory:
         self._is_gpu = device.type == "cuda"
         gc.collect()
         if not self._is_gpu:
-            _set_malloc(returned_from=_RETURNED_BYTES)
+            _trim_malloc()
         self.before_bytes = 0 if self._is_gpu else _status_bytes("VmRSS")
 
     def start(self) -> None:
@@ -150,17 +160,15 @@ class _Memory:
         if self._is_gpu:
             torch.cuda.reset_peak_memory_stats()
         else:
-            _set_malloc(returned_from=_RETURNED_BYTES)
+            _trim_malloc()
             _CLEAR.write_text("5")  # resets the high-water mark to the present size
 
     def stop(self) -> int:
-        """Return the peak, and let the allocator work as it is used to."""
+        """Return the peak."""
         if self._is_gpu:
             torch.cuda.synchronize()
             return torch.cuda.max_memory_allocated()
-        peak = _status_bytes("VmHWM") - self.before_bytes
-        _set_malloc(returned_from=_KEPT_BYTES)
-        return peak
+        return _status_bytes("VmHWM") - self.before_bytes
 
 
 def _steps(
@@ -171,12 +179,17 @@ def _steps(
     base = random_model(config, dtype=getattr(torch, case.dtype), device=device)
     model = make_tuning({"name": case.tuning}).attach(base, seed=0).eval()
     rows = synthetic_rows(config, num_rows=num_rows, length=length)
-    loss = probe_loss(case.objective, rows, model, find_split_head(model), find_tied_head(model))
+    if model_kind(config) == "masked":
+        loss = masked_probe_loss(rows, model, find_masked_head(model))
+    else:
+        loss = probe_loss(case.objective, rows, model, find_split_head(model), find_tied_head(model))
     step = _step_of(case, model, loss)
     measure.start()
     for _ in range(2):  # the first step chooses the engine and makes the state
         step()
     peak = measure.stop()
+    if timed:
+        _set_malloc(returned_from=_KEPT_BYTES)  # as it is used to
     seconds = []
     for _ in range(timed):
         start = time.perf_counter()
@@ -195,6 +208,9 @@ def _step_of(case: Case, model: nn.Module, loss: Callable[[], Tensor]) -> Callab
     if isinstance(recipe, AbstractMethod):
         optimizer = Optimizer(model, **recipe.optimizer_arguments(), engine=case.engine)
         return lambda: optimizer.step(loss)
+    if isinstance(recipe, HybridRecipe):
+        hybrid = recipe.optimizer(model, engine=case.engine)
+        return lambda: hybrid.step(loss)
     assert isinstance(recipe, AbstractFirstOrder)
     model.train(not recipe.fo_eval_mode)
     first_order = recipe.optimizer(collect_trainables(model))
@@ -231,11 +247,17 @@ def _limit_memory() -> None:
 
 
 def _set_malloc(*, returned_from: int) -> None:
-    """Have glibc give freed blocks of this size back to the system, and give back what it has kept."""
+    """Have glibc give freed blocks of this size back to the system."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, returned_from)
         libc.mallopt(_M_TRIM_THRESHOLD, returned_from)
+
+
+def _trim_malloc() -> None:
+    """Have glibc give back what it has kept."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
 
 

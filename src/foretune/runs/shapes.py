@@ -11,10 +11,13 @@ import torch
 import yaml
 
 from foretune.errors import UsageError, near_misses
-from foretune.runs.loading import load_config
+from foretune.objectives import usable_masked_length
+from foretune.runs.loading import load_config, model_kind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
+
+    from foretune.runs.config import ProbedObjective
 
 
 @cache
@@ -54,13 +57,35 @@ def shape_dtype(config: PreTrainedConfig) -> torch.dtype:
 def random_model(
     config: PreTrainedConfig, *, dtype: torch.dtype, device: torch.device, seed: int = 0
 ) -> PreTrainedModel:
-    """Return a causal language model with its usual random weights; the global generators stay as they were."""
-    from transformers import AutoModelForCausalLM
-
+    """Return a language model with its usual random weights; the global generators stay as they were."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), device:
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+        return model_class(config).from_config(config, dtype=dtype).eval()
+
+
+def model_class(config: PreTrainedConfig) -> Any:
+    """Return the class of transformers that makes a causal or a masked language model, whichever this is.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+    return AutoModelForMaskedLM if model_kind(config) == "masked" else AutoModelForCausalLM
+
+
+def check_objective(config: PreTrainedConfig, objective: ProbedObjective) -> None:
+    """Refuse the loss of all tokens for a model that predicts one behind a mask.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    if model_kind(config) == "masked" and objective != "classification":
+        raise UsageError(
+            f"--objective {objective}: {config.name_or_path} is a masked language model, whose loss is that of words "
+            "at a mask. Use --objective classification."
+        )
 
 
 def check_length(config: PreTrainedConfig, length: int, *, num_virtual_tokens: int = 0) -> None:
@@ -69,10 +94,19 @@ def check_length(config: PreTrainedConfig, length: int, *, num_virtual_tokens: i
     Raises:
         UsageError: naming the length and the positions.
     """
-    num_positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    num_positions = _num_positions(config)
     if num_positions is not None and length + num_virtual_tokens > num_positions:
         virtual = f", {num_virtual_tokens} of which virtual tokens take" if num_virtual_tokens else ""
         raise UsageError(
             f"--sequence-length {length}: {config.name_or_path} has {num_positions} positions{virtual}; "
             f"use at most {num_positions - num_virtual_tokens}."
         )
+
+
+def _num_positions(config: PreTrainedConfig) -> int | None:
+    """Return how many tokens there are positions for; None if any number."""
+    num_positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if num_positions is None or model_kind(config) != "masked":
+        return num_positions
+    with torch.device("meta"):  # some leave the first positions unused, which their modules tell
+        return usable_masked_length(model_class(config).from_config(config), num_positions)

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from foretune.objectives import ClassificationObjective, EncodedExample, LMObjective
+from foretune.objectives import (
+    ClassificationObjective,
+    EncodedExample,
+    EncodedMaskedExample,
+    LMObjective,
+    MaskedObjective,
+)
+from foretune.objectives.masked_head import MaskedHead
 from foretune.objectives.split_head import SplitHead
 from foretune.objectives.tied_head import TiedHead
 from foretune.runs.config import SYNTHETIC, ProbedObjective
@@ -63,6 +70,24 @@ def probe_loss(
     classification = ClassificationObjective(tied_head, split_head=split_head)
     words = _on_device(classification.collate(two_words_behind(rows)), model)
     return lambda: classification.loss(model, words)
+
+
+def masked_probe_loss(
+    rows: Sequence[EncodedExample], model: nn.Module, head: MaskedHead | None
+) -> Callable[[], Tensor]:
+    """Return the same for a masked language model: the loss of two words at a mask in place of each row's last token.
+
+    Args:
+        rows: Token ids.
+        model: The model.
+        head: What `find_masked_head` says of it.
+    """
+    masked = MaskedObjective(head)
+    examples = [
+        EncodedMaskedExample(row.token_ids[0], len(row.token_ids[0]) - 1, _CANDIDATES, (0,), row.name) for row in rows
+    ]
+    batch = _on_device(masked.collate(examples), model)
+    return lambda: masked.loss(model, batch)
 
 
 def two_words_behind(rows: Sequence[EncodedExample]) -> list[EncodedExample]:

@@ -57,6 +57,12 @@ class OneSidedOrthonormal(AbstractMatrixSpace):
         """
         return 1.0
 
+    def num_basis_elements(self, trainable: Trainable) -> int:
+        """``m rho`` a matrix."""
+        if trainable.matrix_shape is None:
+            return 0
+        return trainable.num_views * view_shape(trainable)[0] * self._rho(trainable)
+
     def basis(self, trainable: Trainable, *, seed: int, epoch: int) -> Tensor:
         """Return P of one matrix, (m, rho) or a stack of these, in the tensor's compute dtype."""
         m, _ = view_shape(trainable)

@@ -89,6 +89,12 @@ class Orthonormal(AbstractMatrixSpace):
             return 1.0
         return math.prod(self.view_shape(trainable)) / self._rho(trainable) ** 2
 
+    def num_basis_elements(self, trainable: Trainable) -> int:
+        """``(a + b) rho`` a matrix."""
+        if trainable.matrix_shape is None:
+            return 0
+        return trainable.num_views * sum(self.view_shape(trainable)) * self._rho(trainable)
+
     def basis(self, trainable: Trainable, *, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
         """Return U and V of one matrix, (a, rho) and (b, rho) or stacks of these, in the tensor's compute dtype."""
         rho, (a, b) = self._rho(trainable), self.view_shape(trainable)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from foretune.matrices import as_coordinates, as_matrices, exact_msign, newton_schulz
+from foretune.matrices import as_coordinates, as_matrices, exact_msign, newton_schulz_
 from foretune.types import AbstractUpdate, Change, Combination, Trainable, UpdateContext
 from foretune.updates.decay import check_weight_decay, decay_factor
 
@@ -39,7 +39,7 @@ class MSign(AbstractUpdate):
         scale, shape = decay_factor(context, self.weight_decay), context.coordinate_shape
         if context.member.trainable.matrix_shape is None:
             return Change(scale, context.estimate.scaled(-context.lr))
-        msign = exact_msign if self.exact else newton_schulz
+        msign = exact_msign if self.exact else newton_schulz_
         step = as_coordinates(msign(as_matrices(context.gradient(), context.member.trainable)), shape)
         return Change(scale, Combination(dense=(-context.lr, step)))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from foretune.errors import UsageError
-from foretune.matrices import as_coordinates, as_matrices, newton_schulz
+from foretune.matrices import as_coordinates, as_matrices, newton_schulz_
 from foretune.types import AbstractUpdate, Change, Combination, Trainable, UpdateContext
 from foretune.updates.adam import Adam
 from foretune.updates.decay import check_weight_decay, decay_factor
@@ -58,7 +58,7 @@ class Muon(AbstractUpdate):
         average, gradient = state_tensor(context, "momentum"), context.gradient()
         average.lerp_(gradient, 1.0 - self.beta)
         mix = as_matrices(gradient.lerp_(average, self.beta), context.member.trainable)
-        step = as_coordinates(newton_schulz(mix), shape)
+        step = as_coordinates(newton_schulz_(mix), shape)
         factor = math.sqrt(max(1.0, mix.shape[-2] / mix.shape[-1]))
         return Change(decay_factor(context, self.weight_decay), Combination(dense=(-context.lr * factor, step)))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from foretune import noise
 from foretune.directions import Gaussian, HessianScaled
@@ -15,9 +15,11 @@ from foretune.errors import IncompatibleError, UsageError
 from foretune.estimators import SecondDifference, TwoSided
 from foretune.noise import Noise, Purpose
 from foretune.optimizer import Optimizer
+from foretune.parameters import collect_trainables
 from foretune.schedules import RandomGroups
 from foretune.spaces import LowRank, Masked
 from foretune.types import AbstractSchedule, Block, Member, TensorState, Trainable
+from live_bytes import LiveBytes
 from promised import run
 from toys import Quadratic, assert_mean, trainables_of
 
@@ -109,6 +111,19 @@ def test_limits_hold() -> None:
     log_hessian = torch.zeros(2, dtype=torch.float64)
     direction.follow(log_hessian, z, 1e12)
     torch.testing.assert_close(log_hessian.exp(), torch.tensor([1e-6, 1e6], dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+def test_a_large_draw_makes_one_temporary_of_its_size() -> None:
+    shape = (512, 1024)
+    (trainable,) = collect_trainables(nn.Linear(shape[1], shape[0], bias=False))
+    log_hessian = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    state = TensorState({"log_hessian": log_hessian})
+    with LiveBytes() as counter:
+        draw = HessianScaled().draw(trainable, state, key=3, step=0, coordinate_shape=shape)
+    assert counter.peak <= 1.2 * log_hessian.nbytes
+    (_, y) = draw.vector.dense
+    z = noise.fill(torch.empty(shape), Noise(3, trainable.stream, Purpose.DIRECTION))
+    assert torch.equal(y, z * (-0.5 * log_hessian).exp())
 
 
 def test_without_smoothing_it_is_gaussian_to_the_bit() -> None:

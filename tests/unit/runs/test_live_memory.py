@@ -29,6 +29,21 @@ def test_views_and_what_was_known_count_nothing():
     assert num_bytes([known, *kept]) == KIB
 
 
+def test_what_is_made_while_ignoring_counts_nothing():
+    with LiveMemory() as live:
+        with live.ignoring():
+            kept = torch.zeros(256)
+        kept.add_(1)
+    assert live.peak_bytes == 0
+
+
+def test_zeros_without_memory_count_nothing():
+    with LiveMemory() as live:
+        kept = torch._efficientzerotensor(256), torch.zeros(256, device="meta")
+    assert live.peak_bytes == 0
+    del kept
+
+
 def test_the_temporary_inside_logsumexp_is_counted():
     scores = torch.zeros(16, 16)
     with LiveMemory([scores]) as live:
