@@ -221,7 +221,11 @@ def test_an_error_anywhere_leaves_weights_and_engine_intact(engine_class, error,
     assert num_hooks(model) == 0
     assert no_tangent_is_left(model)
     assert all(parameter.requires_grad for parameter in model.parameters())
-    assert slope_of(engine, closure)[1] == pytest.approx(backward_slope(model, closure, Velocity()), rel=1e-4)
+    assert slope_of(engine, closure)[1] == pytest.approx(
+        backward_slope(model, closure, Velocity()),
+        rel=1e-4,
+        abs=1e-6,  # the slope of a random model may be near 0
+    )
     with engine.session():
         assert engine.loss(closure, Shift(PLUS)) == loss_of_moved_copy(model, data_closure, Shift(PLUS))
 
