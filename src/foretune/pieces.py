@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-NUM_PIECES = 8
-LARGE_NUMEL = 1 << 18
+NUM_PIECES = 16
+LARGE_NUMEL = 1 << 20
 """Numbers from which on a tensor is parted; what is made for a smaller one does not matter."""
 
 

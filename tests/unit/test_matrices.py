@@ -140,7 +140,7 @@ def test_views_are_blocks_of_columns() -> None:
     assert [matrix.tolist() for matrix in matrices] == [[[0, 1], [6, 7]], [[2, 3], [8, 9]], [[4, 5], [10, 11]]]
 
 
-@pytest.mark.parametrize("shape", [(48, 9000), (9000, 48), (2, 100, 3000)], ids=str)
+@pytest.mark.parametrize("shape", [(48, 24_000), (24_000, 48), (2, 100, 6000)], ids=str)
 def test_newton_schulz_of_large_matrices_is_made_in_place(shape: tuple[int, ...]) -> None:
     matrix = gaussian(*shape)
     expected = torch.stack([quintic_of_singular_values(m) for m in matrix.view(-1, *shape[-2:])]).view(shape)

@@ -14,7 +14,7 @@ from foretune.parameters import collect_trainables
 from foretune.pieces import LARGE_NUMEL
 from foretune.runs.live_memory import LiveMemory
 
-_SMALL, _LARGE = LARGE_NUMEL, 4 * LARGE_NUMEL
+_SMALL, _LARGE = LARGE_NUMEL, 2 * LARGE_NUMEL
 """About as many numbers the matrices have; from the first on they are worked on in pieces."""
 _LEAST_SIDE = 16
 _FIRST_ORDER_SHAPE = (192, 128)

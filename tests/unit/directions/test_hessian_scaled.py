@@ -114,13 +114,13 @@ def test_limits_hold() -> None:
 
 
 def test_a_large_draw_makes_one_temporary_of_its_size() -> None:
-    shape = (512, 1024)
+    shape = (1024, 1024)
     (trainable,) = collect_trainables(nn.Linear(shape[1], shape[0], bias=False))
     log_hessian = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     state = TensorState({"log_hessian": log_hessian})
     with LiveBytes() as counter:
         draw = HessianScaled().draw(trainable, state, key=3, step=0, coordinate_shape=shape)
-    assert counter.peak <= 1.2 * log_hessian.nbytes
+    assert counter.peak <= 1.1 * log_hessian.nbytes
     (_, y) = draw.vector.dense
     z = noise.fill(torch.empty(shape), Noise(3, trainable.stream, Purpose.DIRECTION))
     assert torch.equal(y, z * (-0.5 * log_hessian).exp())
