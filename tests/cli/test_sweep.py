@@ -20,6 +20,7 @@ from foretune.cli.train import parse
 from foretune.ledger import Ledger
 from foretune.sweeps.creation import create_study, items_of, plan_or_check
 from foretune.sweeps.file import load_sweep, read_sweep
+from foretune.sweeps.selection import select_runs
 from foretune.sweeps.study import Study
 from foretune.sweeps.worker import Worker
 
@@ -349,6 +350,21 @@ def test_a_study_is_not_mixed_with_another(sweep_file, tmp_path, capsys):
     assert main(["sweep", str(sweep_file()), *words]) == 0
     assert main(["sweep", str(sweep_file()), *words, "--lr", "0.5"]) == 2
     assert "Study tune is there already, with other trials than these" in capsys.readouterr().err
+
+
+def test_dev_rows_that_are_test_rows_are_counted(train_words, rows_dir, tmp_path):
+    data = tmp_path / "data" / "sst2"
+    data.mkdir(parents=True)
+    rows = (rows_dir / "sst2" / "train.jsonl").read_text()
+    (data / "train.jsonl").write_text(rows)
+    (data / "validation.jsonl").write_text(rows)
+    assert main([*train_words, "--data-dir", str(data.parent), "--num-eval", "40"]) == 0
+    assert main([*train_words, "--output", str(tmp_path / "apart")]) == 0
+    with Ledger.open(tmp_path / "runs.sqlite") as ledger:
+        runs = ledger.query()
+    assert [run.metrics.get("overlap.dev_test") for run in runs] == [1.0, None]
+    (chosen,) = select_runs(runs[:1])
+    assert "Dev and test rows are the same" in chosen.problems[-1]
 
 
 def test_the_file_of_the_page_is_one():

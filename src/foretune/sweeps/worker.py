@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import gc
 import logging
 import math
 import time
@@ -118,7 +117,6 @@ class Worker:
         words = [*arguments(item.options or {}), f"--output={folder}", "--resume"]
         config = self.parse(words if self.ledger is None else [*words, f"--ledger={self.ledger}"])
         folder.mkdir(parents=True, exist_ok=True)
-        gc.collect()  # of the trial before
         reset_peak_memory(resolve_device(config.device))
         with _locked(folder / _LOCK_NAME):
             watch = _Watch(claim, settings, config)
