@@ -362,7 +362,7 @@ def test_dev_rows_that_are_test_rows_are_counted(train_words, rows_dir, tmp_path
     assert main([*train_words, "--output", str(tmp_path / "apart")]) == 0
     with Ledger.open(tmp_path / "runs.sqlite") as ledger:
         runs = ledger.query()
-    # in the folder of `rows_dir` too the twelve test rows are the first of the training split: three are among eight of dev
+    # in `rows_dir` too the test rows are the first twelve of the training split: three are among eight of dev
     assert [run.metrics.get("overlap.dev_test") for run in runs] == [1.0, 3 / 8]
     problems = [select_runs([run])[0].problems[-1] for run in runs]
     assert problems[0].startswith("Dev and test rows are the same")
