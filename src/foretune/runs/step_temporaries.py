@@ -16,7 +16,8 @@ from foretune.runs.live_memory import LiveMemory
 
 _SMALL, _LARGE = LARGE_NUMEL, 2 * LARGE_NUMEL
 """About as many numbers the matrices have; from the first on they are worked on in pieces."""
-_LEAST_SIDE = 16
+_STEP = 16
+"""Sides are multiples of it, as those of models are: some kernels copy what is not aligned."""
 _FIRST_ORDER_SHAPE = (192, 128)
 
 
@@ -25,7 +26,8 @@ class _Toy(nn.Module):
 
     def __init__(self, rows: int, columns: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(rows, columns, dtype=dtype))
+        # so small that their sum keeps what perturbations add: without a slope an update makes nothing
+        self.weight = nn.Parameter(torch.full((rows, columns), 1e-3, dtype=dtype))
 
     def forward(self) -> Tensor:
         """Return the product, a row of float32, as for one token."""
@@ -51,7 +53,7 @@ def step_temporaries(recipe: AbstractMethod, dtype: torch.dtype, shape: tuple[in
 
 def _reduced(shape: tuple[int, int], numel: int) -> tuple[int, int]:
     factor = math.sqrt(numel / math.prod(shape))
-    rows, columns = (max(_LEAST_SIDE, math.ceil(side * factor)) for side in shape)
+    rows, columns = (math.ceil(side * factor / _STEP) * _STEP for side in shape)
     return rows, columns
 
 

@@ -10,9 +10,9 @@ from foretune.runs.live_memory import LiveMemory
 from foretune.runs.step_temporaries import step_temporaries
 
 
-@pytest.mark.parametrize("shape", [(3000, 400), (400, 3000)], ids=str)
 @pytest.mark.parametrize("method", ["mezo", "zo_adam", "zo_adamu", "zo_muon", "hizoo", "eggroll", "subzero"])
-def test_bytes_are_those_of_a_real_step(method, shape):
+def test_bytes_are_those_of_a_real_step(method):
+    shape = 3000, 400
     model = nn.Linear(shape[1], shape[0], bias=False)
     recipe = make_method(method, {}, total_steps=100)
     optimizer = Optimizer(model, **recipe.optimizer_arguments(), engine="layerwise")
