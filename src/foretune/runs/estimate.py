@@ -159,7 +159,7 @@ class _Prediction:
         measuring, updating = self._temporaries(recipe, trainables)
         differentiates = isinstance(recipe.parts().estimator, ForwardMode)
         if differentiates:
-            activations = self.model.slope_bytes(layerwise=not self.in_place)
+            activations = self.model.slope_bytes(None if self.in_place else use)
         else:
             activations = max(inference, measuring)
         return Estimate(

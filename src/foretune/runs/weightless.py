@@ -110,7 +110,7 @@ class WeightlessModel:
         self.model.eval()
         return live.peak_bytes
 
-    def slope_bytes(self, *, layerwise: bool) -> int:
+    def slope_bytes(self, scratch: ScratchUse | None) -> int:
         """Return the same of a loss and its derivative along a tangent, in forward mode.
 
         A tensor's velocity is not counted, but the copy of it that goes with the parameter is. Where a real run has
@@ -118,7 +118,8 @@ class WeightlessModel:
         either: fake tensors of that kind have no views. What is computed from them is short-lived.
 
         Args:
-            layerwise: Whether only a module that is running has tangents, or all have.
+            scratch: Where the layerwise engine writes velocities: a module has tangents while it runs. None: all
+                tensors have them.
         """
         frozen = [parameter for parameter in self.model.parameters() if not parameter.requires_grad]
         with self.running():
@@ -130,13 +131,16 @@ class WeightlessModel:
                         attach_tangent(parameter, torch.empty_like(parameter))
 
                 def attach(trainable: Trainable) -> None:
+                    velocity = velocities[trainable]
+                    if scratch is not None and scratch.peak != velocity.nbytes:
+                        velocity = torch.empty_like(velocity)  # torch copies what lies in a larger buffer
                     with live.ignoring():  # fake tensors are copied by way of another
-                        attach_tangent(trainable.parameter, velocities[trainable])
+                        attach_tangent(trainable.parameter, velocity)
                     tangent = forward_ad.unpack_dual(trainable.parameter).tangent
                     assert tangent is not None
                     live.count(tangent)
 
-                if layerwise:
+                if scratch is not None:
                     stack.enter_context(_opened_by_layer(self.model, self.trainables, attach))
                 else:
                     for trainable in self.trainables:

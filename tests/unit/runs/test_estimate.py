@@ -118,6 +118,19 @@ def test_a_slope_holds_tangents_of_activations_and_of_what_is_read(engine, tunin
     assert found.activations > 1.9 * found.inference
 
 
+def test_a_velocity_in_a_larger_buffer_is_copied_once_more():
+    """The decoder of RoBERTa is open together with its bias: scratch is larger than the table."""
+    found = predicted("mini-masked", "forward_grad", objective="classification")
+    model, loss = real("mini-masked")
+    optimizer = Optimizer(model, **make_method("forward_grad", {}).optimizer_arguments(), engine="layerwise")
+    for _ in range(2):
+        optimizer.step(loss)
+    with LiveMemory([*tensors(model), *optimizer.engine.scratch_buffers]) as live:
+        optimizer.estimate(loss)
+    assert found.activations == pytest.approx(live.peak_bytes, rel=0.03)
+    assert found.activations > 2 * 4096 * 256 * 4
+
+
 @pytest.mark.parametrize("num_shallow", [0, 2, 4])
 def test_a_hybrid_holds_activations_and_gradients_of_its_deep_part(num_shallow):
     method = {"name": "hybrid", "hybrid_zo_layers": num_shallow, "fo_optimizer": "adam"}
