@@ -16,6 +16,7 @@ from ledger import RESULTS, read_rows
 from matplotlib.figure import Figure
 
 from foretune.runs import memory_bench
+from foretune.runs.memory_case import INFERENCE
 from foretune.runs.step_row import FLOOR, PUBLISHED, SHARE, SPEED_UP, STEP, TO_FLOOR, Row
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -51,7 +52,7 @@ class Ledgers:
         """Read the files of a folder; one that is missing is empty."""
         return cls(
             latest(read_rows(folder / "step.csv", Row), lambda row: row.key),
-            latest(read_rows(folder / "memory.csv", memory_bench.Row), _memory_key),
+            sorted(latest(read_rows(folder / "memory.csv", memory_bench.Row), _memory_key), key=_memory_place),
             latest(read_rows(folder / "noise.csv", noise.Row), lambda row: (row.device, row.dtype, row.case)),
         )
 
@@ -64,6 +65,12 @@ def latest(rows: Iterable[Measured], key: object) -> list[Measured]:
 def _memory_key(row: memory_bench.Row) -> tuple[object, ...]:
     place = (row.model, row.dtype, row.device, row.batch_size, row.sequence_length, row.objective)
     return (*place, row.method, row.engine, row.tuning)
+
+
+def _memory_place(row: memory_bench.Row) -> tuple[object, ...]:
+    """Say where a row stands in its table: by scheme; inference first, first-order methods last."""
+    is_inference = row.method == INFERENCE
+    return _TUNINGS.index(row.tuning), not is_inference, row.engine == "-", row.method
 
 
 # ---------------------------------------------------------------- tables
