@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import socket
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, get_args
+
+from foretune.liveness import process_start
 
 Status = Literal["running", "finished", "failed", "stopped", "pruned", "diverged", "imported"]
 STATUSES: tuple[str, ...] = get_args(Status)
@@ -115,7 +116,7 @@ class Run:
         return DEAD
 
     def _is_dead(self) -> bool:
-        if self.host == socket.gethostname() and self.pid is not None and not _is_alive(self.pid):
+        if self.host == socket.gethostname() and self.pid is not None and process_start(self.pid) is None:
             return True
         return self.heartbeat is None or now() - self.heartbeat > _SILENCE
 
@@ -182,13 +183,3 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def _digest(settings: dict[str, Any]) -> str:
     text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from foretune.errors import LedgerError, NonFiniteLossError, PrunedError
 from foretune.ledger import Ledger, Point, Run, Status, find_ledger, new_id, now
 from foretune.ledger.metrics_file import numbers, read_points
 from foretune.ledger.run import HEARTBEAT
+from foretune.liveness import beating
 from foretune.runs.provenance import Provenance
 from foretune.trainer.base import METRICS_NAME, AbstractTrainer
 
@@ -302,23 +302,15 @@ def _circumstances(device: torch.device) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _heartbeat(path: Path, run_id: str) -> Iterator[None]:
+def _heartbeat(path: Path, run_id: str) -> AbstractContextManager[None]:
     """Give signs of life from a thread of its own, whatever the run is doing."""
-    over = threading.Event()
 
-    def beat() -> None:
-        while not over.wait(HEARTBEAT.total_seconds()):
-            try:
-                with Ledger.open(path) as ledger:
-                    ledger.update(run_id, heartbeat=now())
-            except LedgerError as error:
-                logger.warning("%s", error)
+    def beat() -> bool:
+        try:
+            with Ledger.open(path) as ledger:
+                ledger.update(run_id, heartbeat=now())
+        except LedgerError as error:
+            logger.warning("%s", error)
+        return True
 
-    thread = threading.Thread(target=beat, name="foretune-heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+    return beating(beat, seconds=HEARTBEAT.total_seconds(), name="foretune-heartbeat")

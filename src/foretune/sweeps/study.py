@@ -14,7 +14,7 @@ import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from foretune.errors import UsageError, near_misses
+from foretune.liveness import beating, machine, process_start
 from foretune.sweeps.file import Goal
 
 Outcome = Literal["finished", "pruned", "diverged", "failed"]
@@ -74,16 +75,7 @@ class Item:
 
     def attributes(self) -> dict[str, Any]:
         """Return it as JSON."""
-        return {
-            "key": self.key,
-            "number": self.number,
-            "folder": self.folder,
-            "group": self.group,
-            "options": None if self.options is None else dict(self.options),
-            "settings": self.settings,
-            "suite": self.suite,
-            "chosen_seeds": list(self.chosen_seeds),
-        }
+        return asdict(self)
 
     @classmethod
     def of(cls, attributes: Mapping[str, Any]) -> Item:
@@ -331,25 +323,19 @@ class Claim:
     @contextmanager
     def held(self) -> Iterator[None]:
         """A block in which signs of life are given."""
-        over = threading.Event()
 
-        def beat() -> None:
-            while not over.wait(HEARTBEAT_SECONDS):
-                try:
-                    if self._storage.get_trial(self._id).state != TrialState.RUNNING:
-                        self._lost.set()
-                        return
-                    self._storage.record_heartbeat(self._id)
-                except StorageInternalError:  # the database is away: others will tell whether for too long
-                    continue
+        def beat() -> bool:
+            try:
+                if self._storage.get_trial(self._id).state != TrialState.RUNNING:
+                    self._lost.set()
+                    return False
+                self._storage.record_heartbeat(self._id)
+            except StorageInternalError:  # the database is away: others will tell whether for too long
+                pass
+            return True
 
-        thread = threading.Thread(target=beat, name="foretune-sweep-heartbeat", daemon=True)
-        thread.start()
-        try:
+        with beating(beat, seconds=HEARTBEAT_SECONDS, name="foretune-sweep-heartbeat"):
             yield
-        finally:
-            over.set()
-            thread.join()
 
     def check(self) -> None:
         """Say whether the trial is still this worker's.
@@ -453,39 +439,10 @@ def _this_worker() -> dict[str, Any]:
     pid = os.getpid()
     return {
         "name": f"{socket.gethostname()}:{pid}",
-        "machine": _machine(),
+        "machine": machine(),
         "pid": pid,
-        "start": _process_start(pid),
+        "start": process_start(pid),
     }
-
-
-def _machine() -> str:
-    """Return what two processes have alike that can see each other: a boot of the system, and a container of it."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return socket.gethostname()
-
-
-def _process_start(pid: int) -> str | None:
-    """Return when a process began, in ticks since the boot: ids of processes are used again; None if it is gone."""
-    try:
-        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None if Path("/proc/self/stat").exists() else _start_without_proc(pid)
-    return None if state == "Z" else rest[18]
-
-
-def _start_without_proc(pid: int) -> str | None:
-    """Say whether a process is there, on systems without /proc."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    return "unknown"
 
 
 def _is_dead(attempt: FrozenTrial) -> bool:
@@ -494,4 +451,4 @@ def _is_dead(attempt: FrozenTrial) -> bool:
     if worker is None:  # killed before it could say who it is, if it was
         begun = attempt.datetime_start
         return begun is not None and datetime.now() - begun > timedelta(seconds=GRACE_SECONDS)
-    return worker["machine"] == _machine() and worker["start"] != _process_start(worker["pid"])
+    return worker["machine"] == machine() and worker["start"] != process_start(worker["pid"])

@@ -1,9 +1,5 @@
 """Attempts of trials, with workers that die at any moment; nothing is trained."""
 
-import os
-import subprocess
-import sys
-
 import optuna
 import pytest
 from optuna.trial import TrialState
@@ -36,7 +32,7 @@ def dies(monkeypatch):
     """Function that makes the worker of every running trial a process that is gone."""
 
     def die():
-        monkeypatch.setattr(module, "_process_start", lambda pid: None)
+        monkeypatch.setattr(module, "process_start", lambda pid: None)
 
     return die
 
@@ -149,19 +145,10 @@ def test_a_worker_on_another_machine_is_dead_when_it_is_silent(url, monkeypatch)
     study = Study.create("s", url, goal="minimize")
     study.add([item(0)])
     study.claim()
-    monkeypatch.setattr(module, "_machine", lambda: "another")
+    monkeypatch.setattr(module, "machine", lambda: "another")
     assert study.claim() is None
     monkeypatch.setattr(study._storage, "grace_period", -1)
     assert study.claim().item.key == "k0"
-
-
-def test_a_process_is_told_from_another_with_its_number():
-    start = module._process_start(os.getpid())
-    assert start == module._process_start(os.getpid())
-    assert start != module._process_start(1)
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    assert module._process_start(gone.pid) is None
 
 
 def test_another_version_of_the_code_is_refused_or_recorded(study, monkeypatch, caplog):
