@@ -1,11 +1,13 @@
-"""A perturbation made of noise primitives alone, and the loss of a copy that was moved by it."""
+"""A perturbation made of noise primitives alone, the loss of a copy that was moved by it, and Ctrl-C at any moment."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection
+import signal
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -95,3 +97,31 @@ def bits(model: nn.Module) -> dict[str, bytes]:
 def num_hooks(model: nn.Module) -> int:
     """Forward hooks of all modules."""
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def interrupted_by_a_timer(
+    engine: AbstractEngine, check: Callable[[], None], *, count: int, longest: float
+) -> Iterator[None]:
+    """Call `check` in session after session until Ctrl-C comes at a random moment; yield after each of `count` times.
+
+    Args:
+        engine: Whose sessions they are.
+        check: Measures something, several times in a session, and asserts that it is as ever.
+        count: Interrupts.
+        longest: Seconds up to an interrupt at most.
+    """
+    for delay in torch.rand(count, generator=torch.Generator().manual_seed(0)) * longest + 1e-5:
+        on_ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)
+        on_alarm = signal.signal(signal.SIGALRM, lambda *args: signal.raise_signal(signal.SIGINT))
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, float(delay))
+                while True:
+                    with engine.session():
+                        for _ in range(20):
+                            check()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+            signal.signal(signal.SIGALRM, on_alarm)
+            signal.signal(signal.SIGINT, on_ctrl_c)
+        yield

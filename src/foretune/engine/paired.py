@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from foretune.engine.base import EngineName, Perturbation
 from foretune.engine.layerwise import Frame, Layerwise, Substitution
 from foretune.engine.ownership import reads_rows, rows_read
-from foretune.engine.rows import NotOneBatch, count_positions, count_rows, cut, cut_arguments, join, repeated
+from foretune.engine.rows import NotOneBatch, count_positions, count_rows, cut, cut_arguments, join
+from foretune.engine.sharing import SharedCall, Together
 from foretune.types import LossClosure, Trainable
-
-MAX_POSITIONS = 4096
-"""Rows times tokens of a batch with more than two evaluations: beyond, the weights are hardly what takes the time."""
 
 _FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What a forward may raise that is given more rows than it expects."""
@@ -72,71 +69,6 @@ class _Forward:
         return copy.deepcopy(self.__wrapped__, memo)  # a copy of the model is not part of the session
 
 
-class _SharedCall:
-    """A call that was made for several evaluations: its arguments, and what each of them gets."""
-
-    def __init__(self, leaves: Sequence[object], spec: TreeSpec, number: int, num_rows: int) -> None:
-        self.spec = spec
-        self.num_rows = num_rows
-        self.copies = [repeated(leaf, number, num_rows) for leaf in leaves]
-        self.shares: list[Any] = []
-        self._number = number
-        self._leaves = [(leaf, _version(leaf)) for leaf in leaves]
-
-    def serves(self, leaves: Sequence[object], spec: TreeSpec) -> bool:
-        """Whether a call has the arguments of this one: the same objects, unchanged, or equal ones."""
-        return spec == self.spec and all(map(self._is_same, leaves, self._leaves, self.copies))
-
-    def _is_same(self, new: object, old: tuple[object, int | None], copy: object) -> bool:
-        if isinstance(new, Tensor) and isinstance(copy, Tensor):
-            if new is old[0] and old[1] is not None and _version(new) == old[1]:
-                return True
-            value = copy[: self.num_rows] if copy.dim() else copy
-            return new.shape == value.shape and new.dtype == value.dtype and torch.equal(new, value.to(new.device))
-        return type(new) is type(copy) and new == copy
-
-
-class _Together:
-    """Evaluations that share forwards.
-
-    Attributes:
-        waiting: Perturbations, those that share first.
-        size: How many of them share; 0 until the first forward is shared.
-        index: The evaluation under way.
-        has_run: Whether a module has run in it whose result may depend on the perturbation.
-    """
-
-    def __init__(self, waiting: Sequence[Perturbation]) -> None:
-        self.waiting = waiting
-        self.size = 0
-        self._calls: defaultdict[nn.Module, list[_SharedCall | None]] = defaultdict(list)
-        self.begin(0)
-
-    def begin(self, index: int) -> None:
-        """Begin an evaluation."""
-        self.index = index
-        self.has_run = False
-        self._count: Counter[nn.Module] = Counter()
-
-    def choose_size(self, num_positions: int) -> int:
-        """Return how many evaluations share, given the rows times tokens of one; those of both signs do not part."""
-        if not self.size:
-            size = min(len(self.waiting), max(2, MAX_POSITIONS // num_positions))
-            splits = size < len(self.waiting) and self.waiting[size].mirrors(self.waiting[size - 1])
-            self.size = size - splits
-        return self.size
-
-    def keep(self, module: nn.Module, call: _SharedCall | None) -> None:
-        """Note what became of the next call of a root in the first evaluation."""
-        self._calls[module].append(call)
-
-    def kept(self, module: nn.Module) -> _SharedCall | None:
-        """Return what was noted of the call of a root that has the same place in this evaluation."""
-        place, self._count[module] = self._count[module], self._count[module] + 1
-        calls = self._calls[module]
-        return calls[place] if place < len(calls) else None
-
-
 class Paired(Layerwise):
     """Runs the forwards of several evaluations as one, on a batch with their rows one after another.
 
@@ -155,7 +87,7 @@ class Paired(Layerwise):
       written in one pass.
 
     Losses are those of `Layerwise` up to rounding. Memory: n times the activations, what the roots return until it is
-    used, and n perturbed copies of a layer; n is 2, or more while the batch is small (`MAX_POSITIONS`).
+    used, and n perturbed copies of a layer; n is 2, or more while the batch is small (`sharing.MAX_POSITIONS`).
 
     Roots are found by `find_roots`; without any this is `Layerwise`.
 
@@ -170,7 +102,7 @@ class Paired(Layerwise):
         super().__init__(model, trainables)
         self.roots: tuple[nn.Module, ...] = ()
         self.attempts: dict[nn.Module, str | None] | None = None
-        self._together: _Together | None = None
+        self._together: Together | None = None
         self._group: Sequence[Perturbation] | None = None  # in a shared forward: whose rows the batch holds
         self._num_rows = 0
 
@@ -186,7 +118,7 @@ class Paired(Layerwise):
     def _first_losses(self, closure: LossClosure, perturbations: Sequence[Perturbation]) -> list[float]:
         """Return the losses of those at the front that share forwards, of one at least."""
         found: list[float] = []
-        self._together = together = _Together(perturbations) if len(perturbations) > 1 else None
+        self._together = together = Together(perturbations) if len(perturbations) > 1 else None
         try:
             while len(found) < (max(1, together.size) if together else 1):
                 if together:
@@ -238,7 +170,7 @@ class Paired(Layerwise):
         finally:
             together.has_run = True
 
-    def _run_root(self, together: _Together, place: _Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _run_root(self, together: Together, place: _Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make a call for all evaluations, or return what was made of it; make it for this one where that is not so."""
         leaves, spec = tree_flatten((args, kwargs))
         if together.index > 0:
@@ -249,7 +181,7 @@ class Paired(Layerwise):
             return place.forward(*args, **kwargs)
         num_rows = count_rows(leaves, floats=not together.has_run)
         if num_rows and together.choose_size(count_positions(leaves)) > 1:
-            call = _SharedCall(leaves, spec, together.size, num_rows)
+            call = SharedCall(leaves, spec, together.size, num_rows)
             try:
                 self._make(call, place, together.waiting[: together.size])
             except NotOneBatch:
@@ -260,7 +192,7 @@ class Paired(Layerwise):
         together.keep(place.module, None)
         return place.forward(*args, **kwargs)
 
-    def _make(self, call: _SharedCall, place: _Place, group: Sequence[Perturbation]) -> None:
+    def _make(self, call: SharedCall, place: _Place, group: Sequence[Perturbation]) -> None:
         """Make a shared call.
 
         Raises:
@@ -411,8 +343,3 @@ def _factors(trainable: Trainable, group: Sequence[Perturbation]) -> list[tuple[
         else:
             found.append(None)
     return found
-
-
-def _version(leaf: object) -> int | None:
-    """Return the number of changes made to a tensor, None if nobody counts them."""
-    return leaf._version if isinstance(leaf, Tensor) and not leaf.is_inference() else None

@@ -67,7 +67,9 @@ def find_roots(engine: Paired, closure: LossClosure) -> str | None:
     floats = [p.dtype for p in engine.model.parameters() if p.dtype in _TOLERANCES]
     tolerance = max(_TOLERANCES[dtype] for dtype in floats)
     for one, other in zip(wanted, found, strict=True):
-        if not math.isclose(one, other, rel_tol=tolerance) and not (math.isnan(one) and math.isnan(other)):
+        if not math.isfinite(one):
+            return f"a loss at weights far from these is {one}, which does not show whether rows are independent"
+        if not math.isclose(one, other, rel_tol=tolerance):
             return f"the rows of a batch are not independent: a loss is {one:.6g} alone and {other:.6g} beside another"
     read = {id(p): p.numel() for root in roots for p in root.parameters()}
     if 2 * sum(read.values()) < sum(p.numel() for p in engine.model.parameters()):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from engine_runs import MINUS, PLUS, Shift, bits, loss_of_moved_copy, measure, num_hooks
+from engine_runs import MINUS, PLUS, Shift, bits, interrupted_by_a_timer, loss_of_moved_copy, measure, num_hooks
 from foretune import noise
 from foretune.engine.base import AbstractEngine, read_loss
 from foretune.engine.in_place import InPlace
@@ -118,25 +118,17 @@ def test_ctrl_c_by_a_timer_at_random_moments(engine_class) -> None:
     model = Stack(3)
     closure, engine, before = data_closure(model), make(engine_class, model), bits(model)
     wanted = measure(engine, closure, Shift(PLUS))
-    delays = torch.rand(60, generator=torch.Generator().manual_seed(0)) * 2e-3 + 1e-5
-    previous = signal.signal(signal.SIGALRM, lambda *args: signal.raise_signal(signal.SIGINT))
+
+    def check() -> None:
+        assert engine.loss(closure, Shift(PLUS)) == wanted
+
     interrupted = 0
-    try:
-        for delay in delays.tolist():
-            with pytest.raises(KeyboardInterrupt):
-                signal.setitimer(signal.ITIMER_REAL, delay)
-                while True:
-                    with engine.session():
-                        for _ in range(20):
-                            assert engine.loss(closure, Shift(PLUS)) == wanted
-            interrupted += 1
-            assert bits(model) == before
-            assert num_hooks(model) == 0
-            assert all(module.training for module in model.modules())
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, previous)
-    assert interrupted == len(delays)
+    for _ in interrupted_by_a_timer(engine, check, count=60, longest=2e-3):
+        interrupted += 1
+        assert bits(model) == before
+        assert num_hooks(model) == 0
+        assert all(module.training for module in model.modules())
+    assert interrupted == 60
 
 
 @ENGINES

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-
 import numpy
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from engine_runs import PLUS, Shift, bits, loss_of_moved_copy, num_hooks
+from engine_runs import PLUS, Shift, bits, interrupted_by_a_timer, loss_of_moved_copy, num_hooks
 from foretune import noise
 from foretune.engine.base import AbstractEngine
 from foretune.engine.in_place import InPlace
@@ -236,30 +234,15 @@ def test_ctrl_c_by_a_timer_at_random_moments(engine_class) -> None:
     closure, before = data_closure(model), bits(model)
     engine = engine_class(model, collect_trainables(model))
     wanted = slope_of(engine, closure)
-    delays = torch.rand(40, generator=torch.Generator().manual_seed(0)) * 5e-3 + 1e-5
-    handlers = [
-        (number, signal.signal(number, handler))
-        for number, handler in (
-            (signal.SIGINT, signal.default_int_handler),
-            (signal.SIGALRM, lambda *args: signal.raise_signal(signal.SIGINT)),
-        )
-    ]
-    try:
-        for delay in delays.tolist():
-            with pytest.raises(KeyboardInterrupt):
-                signal.setitimer(signal.ITIMER_REAL, delay)
-                while True:
-                    with engine.session():
-                        for _ in range(20):
-                            assert engine.slope(closure, Velocity()) == wanted
-            assert bits(model) == before
-            assert num_hooks(model) == 0
-            assert no_tangent_is_left(model)
-            assert all(parameter.requires_grad for parameter in model.parameters())
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        for number, handler in handlers:
-            signal.signal(number, handler)
+
+    def check() -> None:
+        assert engine.slope(closure, Velocity()) == wanted
+
+    for _ in interrupted_by_a_timer(engine, check, count=40, longest=5e-3):
+        assert bits(model) == before
+        assert num_hooks(model) == 0
+        assert no_tangent_is_left(model)
+        assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 # ---------------------------------------------------------------- the loss

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import masked_models
-from engine_runs import MINUS, PLUS, SEVERAL, Shift, bits, num_hooks
-from foretune.engine import choose_engine, paired
+from engine_runs import MINUS, PLUS, SEVERAL, Shift, bits, interrupted_by_a_timer, num_hooks
+from foretune.engine import choose_engine, sharing
 from foretune.engine.layerwise import Layerwise
 from foretune.engine.paired import Paired
 from foretune.errors import IncompatibleError
@@ -221,7 +220,7 @@ def test_more_than_two_share_while_the_batch_is_small(
     """3 rows of 4 tokens each; both signs of a direction do not part."""
     model, rows = Layers(), []
     engine = choose(model, square(model))
-    monkeypatch.setattr(paired, "MAX_POSITIONS", most)
+    monkeypatch.setattr(sharing, "MAX_POSITIONS", most)
     shifts = [Shift(SEVERAL), Shift(PLUS), Shift(PLUS), Shift(PLUS), Shift(MINUS)]
     model.frozen.register_forward_hook(lambda module, args, output: rows.append(len(args[0])))
     found = losses(engine, square(model), shifts)
@@ -460,13 +459,14 @@ class TakesThreeRows(Layers):
         (TakesThreeRows, square, "it fails on a batch of 2 times the rows"),
         (Layers, lambda m: lambda: m.frozen(m.words.weight.detach().mean(dim=0)).sum(), "'words.weight' is read"),
         (Layers, lambda m: lambda: 1.0, "calls no module on data alone"),
+        (Layers, lambda m: lambda: m(TOKENS).sum() * torch.nan, "is nan, which does not show"),
         (
             lambda: with_adapter(opt, "prompt"),
             causal_closure,
             "has less than half of the weights",
         ),
     ],
-    ids=["mixing", "three_rows", "elsewhere", "nothing", "prompt"],
+    ids=["mixing", "three_rows", "elsewhere", "nothing", "nan", "prompt"],
 )
 def test_a_model_that_cannot_be_paired_is_refused(model, closure_of, reason, caplog) -> None:
     model = model()
@@ -555,24 +555,14 @@ def test_an_error_in_a_module_that_runs_apart() -> None:
 def test_ctrl_c_by_a_timer_at_random_moments() -> None:
     model = nn.Sequential(Layers(), nn.Linear(5, 5), nn.LayerNorm(5))
     engine, before, wanted = choose(model, square(model)), bits(model), plain_losses(model, square(model))
-    delays = torch.rand(40, generator=torch.Generator().manual_seed(0)) * 3e-3 + 1e-5
-    on_ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)
-    on_alarm = signal.signal(signal.SIGALRM, lambda *args: signal.raise_signal(signal.SIGINT))
-    try:
-        for delay in delays.tolist():
-            with pytest.raises(KeyboardInterrupt):
-                signal.setitimer(signal.ITIMER_REAL, delay)
-                while True:
-                    with engine.session():
-                        for _ in range(5):
-                            assert engine.losses(square(model), SHIFTS) == pytest.approx(wanted, rel=1e-6)
-            assert bits(model) == before
-            assert num_hooks(model) == 0
-            assert not any("forward" in vars(module) for module in model.modules())
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, on_alarm)
-        signal.signal(signal.SIGINT, on_ctrl_c)
+
+    def check() -> None:
+        assert engine.losses(square(model), SHIFTS) == pytest.approx(wanted, rel=1e-6)
+
+    for _ in interrupted_by_a_timer(engine, check, count=40, longest=3e-3):
+        assert bits(model) == before
+        assert num_hooks(model) == 0
+        assert not any("forward" in vars(module) for module in model.modules())
 
 
 def test_a_session_is_invisible_to_signatures_and_copies() -> None:
