@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import statistics
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from command import parse
 from ledger import append_rows, commit_stamp, read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -116,16 +117,13 @@ def write_page() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what is missing, then write the page."""
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="folder of a masked language model")
-    parser.add_argument("--data-dir", help="folder with <task>/{train,validation}.jsonl")
-    parser.add_argument("--only", nargs="+", metavar="TASK", help="measure only these")
-    parser.add_argument("--shots", type=int, default=16, help="rows of each class")
-    parser.add_argument("--page", action="store_true", help="only write the page")
-    options = parser.parse_args(arguments)
+    options = parse(
+        __doc__.splitlines()[0],
+        arguments,
+        only="TASK",
+        add=lambda parser: parser.add_argument("--shots", type=int, default=16, help="rows of each class"),
+    )
     if not options.page:
-        if not (options.model and options.data_dir):
-            parser.error("--model and --data-dir are needed to measure")
         from foretune.cli.display import quiet_libraries
         from foretune.data.few_shot import DATA_SEEDS
         from foretune.tasks import get_task, list_tasks

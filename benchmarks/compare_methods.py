@@ -14,7 +14,7 @@ import math
 import multiprocessing
 import statistics
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields, replace
@@ -22,6 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from command import parse
 from ledger import append_rows, commit_stamp, read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -331,16 +332,13 @@ methods one that makes the test loss worse. All rates tried are in the CSV file.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what is missing, then write the page."""
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="folder of the model")
-    parser.add_argument("--data-dir", help="folder with sst2/{train,validation}.jsonl")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--only", nargs="+", metavar="LABEL", help="measure only these")
-    parser.add_argument("--page", action="store_true", help="only write the page")
-    options = parser.parse_args(arguments)
+    options = parse(
+        __doc__.splitlines()[0],
+        arguments,
+        only="LABEL",
+        add=lambda parser: parser.add_argument("--workers", type=int, default=2),
+    )
     if not options.page:
-        if not (options.model and options.data_dir):
-            parser.error("--model and --data-dir are needed to measure")
         measure(options, [case for case in cases() if not options.only or case.label in options.only])
     write_page(cases())
     return 0

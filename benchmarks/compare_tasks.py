@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import evaluation_speed
+from command import parse
 from ledger import append_rows, commit_stamp, read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -184,16 +185,13 @@ def write_page() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what is missing, then write the page."""
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="folder of the model")
-    parser.add_argument("--data-dir", help="folder with <task>/{train,validation}.jsonl")
-    parser.add_argument("--only", nargs="+", metavar="TASK", help="measure only these")
-    parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch")
-    parser.add_argument("--page", action="store_true", help="only write the page")
-    options = parser.parse_args(arguments)
+    options = parse(
+        __doc__.splitlines()[0],
+        arguments,
+        only="TASK",
+        add=lambda parser: parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch"),
+    )
     if not options.page:
-        if not (options.model and options.data_dir):
-            parser.error("--model and --data-dir are needed to measure")
         import torch
 
         from foretune.cli.display import quiet_libraries

@@ -20,11 +20,10 @@ def commit_stamp() -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class Row(Provenance):
     """One figure of a benchmark without columns of its own.
 
     Attributes:
-        date, commit, dirty, machine, cores, threads, python, torch, transformers, foretune: As in `Provenance`.
         shape, dtype: Of the model.
         batch: Rows.
         tokens: Length of a row (a range where rows differ).
@@ -35,16 +34,6 @@ class Row:
         n: Measurements.
     """
 
-    date: str
-    commit: str
-    dirty: int
-    machine: str
-    cores: int
-    threads: int
-    python: str
-    torch: str
-    transformers: str
-    foretune: str
     shape: str
     dtype: str
     batch: int

@@ -31,11 +31,10 @@ NUM_SMALL, SMALL_ELEMENTS = 200, 4_096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class Row(Provenance):
     """One case on one dtype: a row of results/noise.csv.
 
     Attributes:
-        date, commit, dirty, machine, cores, threads, python, torch, transformers, foretune: As in `Provenance`.
         device, dtype, elements: What is worked on.
         case: What is done.
         nanoseconds, low, high, n: An element; median, 20 and 80 % quantiles, rounds.
@@ -44,16 +43,6 @@ class Row:
         speed_up: Time of `torch.normal` + add over this one's; median ratio within rounds.
     """
 
-    date: str
-    commit: str
-    dirty: int
-    machine: str
-    cores: int
-    threads: int
-    python: str
-    torch: str
-    transformers: str
-    foretune: str
     device: str
     dtype: str
     elements: int

@@ -79,11 +79,14 @@ def _mib(number: int) -> str:
 
 
 def _notes() -> str:
-    from foretune.runs.estimate import process_bytes
+    import torch
 
+    from foretune.runs.costs import peak_memory_bytes
+
+    process = _mib(peak_memory_bytes(torch.device("cpu")))
     return (
         "Peak: weights, state and scratch, with the larger of activations (of backpropagation: with the gradients that "
         "are made among them) and gradients and update. The process itself comes on top: now "
-        f"{_mib(process_bytes())} MiB of libraries, or a GPU's context, and up to 10 MiB of buffers that the matrix "
+        f"{process} MiB of libraries, or a GPU's context, and up to 10 MiB of buffers that the matrix "
         "product keeps."
     )

@@ -58,24 +58,29 @@ class SplitHead:
                 del head.forward
 
 
+def supposed_split_head(model: nn.Module) -> SplitHead | None:
+    """Return the parts that a causal language model names as such, unproven; None if it has none."""
+    inner = plain_language_model(model)
+    if inner is None:
+        return None
+    body, head = inner.base_model, inner.get_output_embeddings()
+    return SplitHead(model, body, head) if isinstance(head, nn.Module) and body is not inner else None
+
+
 def find_split_head(model: nn.Module) -> SplitHead | None:
     """Return the parts of a causal language model, None if its logits are anything else than head(body(tokens)).
 
     Both ways are compared on a few tokens, which rules out scaled or capped logits. Prompt learning of peft and
     compiled models are not split.
     """
-    inner = plain_language_model(model)
-    if inner is None:
+    inner, found = plain_language_model(model), supposed_split_head(model)
+    if inner is None or found is None:
         return None
-    body, head = inner.base_model, inner.get_output_embeddings()
-    if not isinstance(head, nn.Module) or body is inner:
-        return None
-    found = SplitHead(model, body, head)
     with probing(inner):
         ids = torch.arange(_PROBE_TOKENS, device=inner.device).view(1, -1)
         whole = inner(input_ids=ids, use_cache=False).logits.float()
         try:
-            ours = head(found.hidden({"input_ids": ids})).float()
+            ours = found.head(found.hidden({"input_ids": ids})).float()
         except (AttributeError, RuntimeError, TypeError):  # a body of another kind
             return None
     return found if agree(ours, whole, inner.dtype) else None

@@ -18,6 +18,8 @@ Calibration = Literal["none", "sfc", "icl_sfc"]
 Baseline = Literal["linear_probe", "head_tuning"]
 ProbedObjective = Literal["lm", "classification"]
 
+EVERY = "all"
+"""Among the methods to be measured: every one, where it is defined."""
 SYNTHETIC = "synthetic"
 """The task whose rows are random tokens."""
 _NOT_SYNTHETIC = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -238,8 +237,3 @@ def _bytes_of(trainables: Sequence[Trainable]) -> int:
 def _basis_bytes(recipe: AbstractMethod, trainables: Sequence[Trainable]) -> int:
     space = recipe.parts().space
     return sum(space.num_basis_elements(t) * t.compute_dtype.itemsize for t in trainables)
-
-
-def process_bytes() -> int:
-    """Return what this process takes now, libraries and all (at most so far, in bytes)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

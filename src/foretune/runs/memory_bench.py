@@ -13,7 +13,7 @@ import torch
 from foretune.adapters import make_tuning
 from foretune.errors import IncompatibleError, UsageError
 from foretune.methods import RECIPES, AbstractFirstOrder, make_recipe
-from foretune.runs.config import EstimateConfig, MemoryBenchConfig
+from foretune.runs.config import EVERY, EstimateConfig, MemoryBenchConfig
 from foretune.runs.csv_rows import append_rows, check_columns
 from foretune.runs.estimate import estimate
 from foretune.runs.loading import resolve_device, resolve_dtype
@@ -27,14 +27,12 @@ if TYPE_CHECKING:
 _PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 _LINE_STYLES = (":", "-", "--", "-.")
 
-EVERY = "all"
-"""Every method and baseline, with the schemes it is defined for."""
 REPEATABLE_BYTES, REPEATABLE_SHARE = 1 << 20, 0.002
 """What a peak is known to: an allocator keeps pieces, and rounds the size of every tensor up to pages."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row(Provenance):
     """One case: what was measured, what was predicted, and inference to compare with.
 
     Attributes:
@@ -42,19 +40,8 @@ class Row:
         predicted_bytes: Peak, by `foretune estimate`; 0 where it says nothing, as of the next two.
         layer_bytes, state_bytes: The largest layer that is perturbed, and what is kept between steps.
         inference_bytes: Peak of inference with the same model, adapter and batch, as measured; 0 where that failed.
-        date, commit, dirty, machine, cores, threads, python, torch, transformers, foretune: As in `Provenance`.
     """
 
-    date: str
-    commit: str
-    dirty: int
-    machine: str
-    cores: int
-    threads: int
-    python: str
-    torch: str
-    transformers: str
-    foretune: str
     model: str
     method: str
     tuning: str

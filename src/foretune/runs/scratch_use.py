@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -30,7 +31,7 @@ class ScratchUse:
     peak: int = 0
     _whole_peak: int = 0
     _num_rows: dict[Trainable, int] = field(default_factory=dict)
-    _open: list[tuple[nn.Module, list[tuple[Trainable, bool]]]] = field(default_factory=list)
+    _open: list[tuple[Trainable, bool]] = field(default_factory=list)
 
     @property
     def touched_peak(self) -> int:
@@ -44,35 +45,58 @@ class ScratchUse:
         )
         return min(self.peak, self._whole_peak + rows)
 
-    @contextmanager
-    def followed(self) -> Iterator[None]:
+    def followed(self) -> AbstractContextManager[None]:
         """A block in which the model runs."""
-        handles = []
-        for module, members in find_owners(self.model, self.trainables):
-            handles.append(module.register_forward_pre_hook(self._before(members, reads_rows(module))))
-            handles.append(module.register_forward_hook(self._after, always_call=True))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        return opened_by_layer(self.model, self.trainables, self._open_members, self._close_members)
 
-    def _before(self, members: tuple[Trainable, ...], by_rows: bool) -> Callable[[nn.Module, Any], None]:
-        def open_members(module: nn.Module, args: tuple[Any, ...]) -> None:
-            known = {trainable for _, opened in self._open for trainable, _ in opened}
-            opened = [(trainable, by_rows) for trainable in members if trainable not in known]
-            self._open.append((module, opened))
-            if by_rows:
-                for trainable, _ in opened:
-                    self._num_rows[trainable] = self._num_rows.get(trainable, 0) + args[0].numel()
-            held = [member for _, of_module in self._open for member in of_module]
-            self.peak = max(self.peak, sum(_size(trainable) for trainable, _ in held))
-            self._whole_peak = max(self._whole_peak, sum(_size(trainable) for trainable, rows in held if not rows))
+    def _open_members(self, module: nn.Module, args: tuple[Any, ...], members: Sequence[Trainable]) -> None:
+        by_rows = reads_rows(module)
+        self._open += [(trainable, by_rows) for trainable in members]
+        if by_rows:
+            for trainable in members:
+                self._num_rows[trainable] = self._num_rows.get(trainable, 0) + args[0].numel()
+        self.peak = max(self.peak, sum(_size(trainable) for trainable, _ in self._open))
+        whole = sum(_size(trainable) for trainable, by_rows in self._open if not by_rows)
+        self._whole_peak = max(self._whole_peak, whole)
 
-        return open_members
+    def _close_members(self, members: Sequence[Trainable]) -> None:
+        del self._open[len(self._open) - len(members) :]
 
-    def _after(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._open.pop()
+
+@contextmanager
+def opened_by_layer(
+    model: nn.Module,
+    trainables: Sequence[Trainable],
+    on_open: Callable[[nn.Module, tuple[Any, ...], Sequence[Trainable]], None],
+    on_close: Callable[[Sequence[Trainable]], None],
+) -> Iterator[None]:
+    """A block in which tensors are opened and closed when `Layerwise` would, as the modules that own them run.
+
+    Args:
+        model: The model.
+        trainables: What may be opened.
+        on_open: Called with a module that is about to run, its arguments, and those of its tensors that are not open.
+        on_close: Called with the same tensors when it has run, also if it raised.
+    """
+    frames: list[list[Trainable]] = []
+
+    def enter(module: nn.Module, args: tuple[Any, ...], *, members: Sequence[Trainable]) -> None:
+        known = {trainable for frame in frames for trainable in frame}
+        frames.append([trainable for trainable in members if trainable not in known])
+        on_open(module, args, frames[-1])
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        on_close(frames.pop())
+
+    handles = []
+    try:
+        for module, members in find_owners(model, trainables):
+            handles.append(module.register_forward_pre_hook(partial(enter, members=members)))
+            handles.append(module.register_forward_hook(leave, always_call=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _size(trainable: Trainable) -> int:

@@ -23,7 +23,7 @@ from foretune.objectives.split_head import find_split_head
 from foretune.objectives.tied_head import find_tied_head
 from foretune.optimizer import Optimizer
 from foretune.runs import published_way
-from foretune.runs.config import StepBenchConfig
+from foretune.runs.config import EVERY, StepBenchConfig
 from foretune.runs.csv_rows import append_rows, check_columns
 from foretune.runs.loading import check_kind, resolve_device, resolve_dtype
 from foretune.runs.provenance import Provenance
@@ -45,8 +45,6 @@ from foretune.runs.timing import PARTS, Case, Clock, Seconds, Spread, TimedStep,
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
-
-EVERY = "all"
 
 _LR = 1e-7
 _TOTAL_STEPS = 20_000
@@ -163,13 +161,13 @@ def _contestants(config: StepBenchConfig) -> list[Contestant]:
             raise UsageError(f"--engines {engine}: there is no such engine.{near_misses(engine, ENGINES)}")
     for tuning in config.tuning:
         make_tuning({"name": tuning})
-    methods = list(METHODS) if config.methods == [EVERY] else config.methods
+    methods = list(METHODS) if EVERY in config.methods else config.methods
     settings = {name: values for name in ("num_directions", "rank") if (values := getattr(config, name)) is not None}
     found: list[Contestant] = []
     for method, engine, values in product(methods, config.engines, product(*settings.values())):
         options = tuple(zip(settings, values, strict=True))
         contestant = Contestant(method=method, options=options, engine=engine)  # type: ignore[arg-type]
-        if config.methods != [EVERY]:
+        if EVERY not in config.methods:
             contestant.recipe(next((t for t in config.tuning if t in METHODS.get(method).schemes), config.tuning[0]))
         found.append(contestant)
     return found

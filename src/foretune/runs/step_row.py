@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 
 from foretune.errors import UsageError
 from foretune.runs.config import ProbedObjective
+from foretune.runs.provenance import Provenance
 
 FLOOR = "floor"
 """Two forwards of the same objective without a perturbation."""
@@ -49,11 +50,10 @@ class Workload:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class Row(Provenance):
     """One figure and everything one needs to judge it: a row of the ledger.
 
     Attributes:
-        date, commit, dirty, machine, cores, threads, python, torch, transformers, foretune: As in `Provenance`.
         model, num_parameters, dtype, device, tuning, objective, batch, tokens: As in `Workload`.
         method: A method's name, `FLOOR` or `PUBLISHED`.
         engine: That measured; ``-`` for the latter two.
@@ -67,16 +67,6 @@ class Row:
         n: Rounds.
     """
 
-    date: str
-    commit: str
-    dirty: int
-    machine: str
-    cores: int
-    threads: int
-    python: str
-    torch: str
-    transformers: str
-    foretune: str
     model: str
     num_parameters: int
     dtype: str

@@ -17,16 +17,15 @@ from transformers import PreTrainedConfig
 
 from foretune.adapters import AbstractTuning
 from foretune.engine.forward_mode import attach_tangent, drop_tangent, forward_mode
-from foretune.engine.ownership import find_owners
 from foretune.objectives.inspection import plain_language_model, probing
 from foretune.objectives.masked_head import MaskedHead, find_masked_head
-from foretune.objectives.split_head import SplitHead
+from foretune.objectives.split_head import SplitHead, supposed_split_head
 from foretune.objectives.tied_head import TiedHead
 from foretune.parameters import collect_trainables
 from foretune.runs.config import ProbedObjective
 from foretune.runs.live_memory import LiveMemory
 from foretune.runs.loading import model_kind
-from foretune.runs.scratch_use import ScratchUse
+from foretune.runs.scratch_use import ScratchUse, opened_by_layer
 from foretune.runs.shapes import model_class
 from foretune.runs.synthetic import masked_probe_loss, probe_loss, synthetic_rows
 from foretune.types import Trainable
@@ -140,11 +139,18 @@ class WeightlessModel:
                     assert tangent is not None
                     live.count(tangent)
 
-                if scratch is not None:
-                    stack.enter_context(_opened_by_layer(self.model, self.trainables, attach))
-                else:
-                    for trainable in self.trainables:
+                def attach_all(module: nn.Module, args: Any, members: Sequence[Trainable]) -> None:
+                    for trainable in members:
                         attach(trainable)
+
+                def drop_all(members: Sequence[Trainable]) -> None:
+                    for trainable in members:
+                        drop_tangent(trainable.parameter)
+
+                if scratch is not None:
+                    stack.enter_context(opened_by_layer(self.model, self.trainables, attach_all, drop_all))
+                else:
+                    attach_all(self.model, (), self.trainables)
                 self._loss()
         return live.peak_bytes
 
@@ -169,50 +175,18 @@ def _plain_masks() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _opened_by_layer(
-    model: nn.Module, trainables: Sequence[Trainable], attach: Callable[[Trainable], None]
-) -> Iterator[None]:
-    """Let tensors carry tangents while the module that owns them runs, as `Layerwise` does."""
-    opened: list[list[Trainable]] = []
-
-    def enter(module: nn.Module, args: Any, *, members: tuple[Trainable, ...]) -> None:
-        known = [trainable for group in opened for trainable in group]
-        opened.append([trainable for trainable in members if trainable not in known])
-        for trainable in opened[-1]:
-            attach(trainable)
-
-    def leave(module: nn.Module, args: Any, output: Any) -> None:
-        for trainable in opened.pop():
-            drop_tangent(trainable.parameter)
-
-    handles = []
-    for module, members in find_owners(model, trainables):
-        handles.append(module.register_forward_pre_hook(partial(enter, members=members)))
-        handles.append(module.register_forward_hook(leave, always_call=True))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 # ---------------------------------------------------------------- heads, where values cannot be compared
 
 
 def _split_head(model: nn.Module) -> SplitHead | None:
     """Say what `find_split_head` would: the same operators make the same values."""
-    inner = plain_language_model(model)
-    if inner is None:
+    inner, found = plain_language_model(model), supposed_split_head(model)
+    if inner is None or found is None:
         return None
-    body, head = inner.base_model, inner.get_output_embeddings()
-    if not isinstance(head, nn.Module) or body is inner:
-        return None
-    found = SplitHead(model, body, head)
     ids = torch.arange(4).view(1, -1)
     with probing(inner):
         whole = _operators(lambda: inner(input_ids=ids, use_cache=False))
-        parts = _operators(lambda: head(found.hidden({"input_ids": ids})))
+        parts = _operators(lambda: found.head(found.hidden({"input_ids": ids})))
     return found if whole == parts else None
 
 
