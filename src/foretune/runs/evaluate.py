@@ -22,6 +22,7 @@ from foretune.journal.header import jsonable
 from foretune.ledger import Run
 from foretune.ledger.metrics_file import numbers
 from foretune.runs.config import EvaluateConfig
+from foretune.runs.finished import final_model
 from foretune.runs.in_context import MOST_FITTING, count_fitting, own_demonstrations, shared_demonstrations
 from foretune.runs.loading import (
     ModelKind,
@@ -32,11 +33,11 @@ from foretune.runs.loading import (
     load_config,
     load_model,
     load_tokenizer,
+    local_adapter,
     model_kind,
     resolve_device,
     resolve_dtype,
 )
-from foretune.runs.output import FINAL_NAME
 from foretune.runs.protocol import (
     AbstractProtocol,
     CausalProtocol,
@@ -62,11 +63,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         IncompatibleError: the model's head cannot be fitted alone, as a baseline asks.
     """
     config.check()
-    final = Path(config.model) / FINAL_NAME
-    name = str(final) if final.is_dir() else config.model
-    if not is_adapter(name):
-        check_model_path(name)
+    shown = final_model(config.model)
+    if not is_adapter(shown):
+        check_model_path(shown)
     task = task_of(config)
+    name = local_adapter(shown, revision=config.revision)
     kind = _find_kind(config, name)
     check_prompt(task, kind, config.template)
     choice = choose_objective(task, config.objective, kind)
@@ -86,7 +87,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "task": task.name,
         "template": config.template or (task.default_template if kind == "causal" else "masked"),
         "data": draws[0].describe(),
-        "model": name,
+        "model": shown,
         "dtype": str(model.dtype).removeprefix("torch."),
         "setting": _describe_setting(config, outcomes),
         "baseline": baseline,

@@ -22,7 +22,10 @@ ModelKind = Literal["causal", "masked"]
 """What a language model predicts: the next token, or one behind a mask."""
 
 _EXAMPLES: dict[ModelKind, str] = {"causal": "facebook/opt-1.3b", "masked": "roberta-large"}
+_MODEL_CONFIG = "config.json"
 _ADAPTER_CONFIG = "adapter_config.json"
+_ADAPTER_FILES = ["adapter_model.*", "*.json", "*.txt", "*.model"]
+"""What is downloaded of an adapter's repository: its weights, and a tokenizer."""
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 _OFFLOADING = ("balanced", "balanced_low_0", "sequential", "disk", "meta")
 """Values of transformers' `device_map` with which weights are spread over devices, or are not in memory."""
@@ -64,8 +67,7 @@ def check_model_path(model: str) -> None:
         UsageError: the path does not exist, or has no config.json.
     """
     path = Path(model)
-    looks_local = path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or path.exists()
-    if not looks_local:
+    if not is_local(model):
         return
     if not path.is_dir():
         raise UsageError(f"--model {model}: there is no such folder.")
@@ -73,13 +75,41 @@ def check_model_path(model: str) -> None:
         raise UsageError(
             f"--model {model} is an adapter; give a whole model: its base, or the two merged (peft's merge_and_unload)."
         )
-    if not (path / "config.json").is_file():
-        raise UsageError(f"--model {model}: the folder has no config.json, so it is not a saved model.")
+    if not (path / _MODEL_CONFIG).is_file():
+        raise UsageError(f"--model {model}: the folder has no {_MODEL_CONFIG}, so it is not a saved model.")
+
+
+def is_local(model: str) -> bool:
+    """Whether a model's name is a path, and no id on the hub."""
+    path = Path(model)
+    return path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or path.exists()
+
+
+def holds_model(folder: Path) -> bool:
+    """Whether a folder holds a saved model or an adapter of peft."""
+    return any((folder / name).is_file() for name in (_MODEL_CONFIG, _ADAPTER_CONFIG))
 
 
 def is_adapter(model: str) -> bool:
     """Whether a local folder holds an adapter of peft and no whole model."""
-    return (Path(model) / _ADAPTER_CONFIG).is_file() and not (Path(model) / "config.json").is_file()
+    return (Path(model) / _ADAPTER_CONFIG).is_file() and not (Path(model) / _MODEL_CONFIG).is_file()
+
+
+def local_adapter(model: str, *, revision: str | None = None) -> str:
+    """Return the folder of an adapter that is on the hub, downloaded; any other model's name as it is.
+
+    Raises:
+        UsageError: it cannot be downloaded.
+    """
+    from huggingface_hub import snapshot_download
+    from transformers.utils.hub import has_file
+
+    if is_local(model):
+        return model
+    with _explained(model, "cannot load it"):
+        if has_file(model, _MODEL_CONFIG, revision) or not has_file(model, _ADAPTER_CONFIG, revision):
+            return model
+        return snapshot_download(model, revision=revision, allow_patterns=_ADAPTER_FILES, ignore_patterns="*/*")
 
 
 def load_config(model: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedConfig:
