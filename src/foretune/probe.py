@@ -131,7 +131,7 @@ class _Displacement(Perturbation, abc.ABC):
             out.zero_()
         else:
             out.index_fill_(0, rows, 0.0)
-        self._add(trainable, None, out=out, base=out, rows=rows)
+        self._add(trainable, None, out=out, base=out, rows=rows, scale=0.0)  # no sum, should a row come twice
         mask = self._directions.mask(self._members[trainable])
         if mask is not None:
             out.masked_fill_(~noise.kept(mask, trainable.parameter), 0.0)
@@ -145,6 +145,7 @@ class _Displacement(Perturbation, abc.ABC):
         base: Tensor,
         rows: Tensor | None,
         mirrored: Tensor | None = None,
+        scale: float = 1.0,
     ) -> None:
         directions = self._directions
         directions.parts.space.add(
@@ -152,6 +153,7 @@ class _Displacement(Perturbation, abc.ABC):
             self._vector(self._members[trainable]).masked(mask),
             out=out,
             base=base,
+            scale=scale,
             seed=directions.seed,
             epoch=directions.epoch,
             rounding=Noise(self._rounding_key, trainable.stream, self.rounding_purpose),

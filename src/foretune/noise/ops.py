@@ -104,8 +104,8 @@ def add(
         noise: Pairs of coefficient cᵢ and address of zᵢ.
         dense: A coefficient and a tensor of `out`'s shape in float32 (float64 for float64 tensors).
         rounding: Address of the rounding bits; required for half types, without effect on others.
-        rows: Distinct indexes along the first dimension, int64 (R,), on `out`'s device: only these rows are
-            written.
+        rows: Indexes along the first dimension, int64 (R,), on `out`'s device: only these rows are written. They may
+            repeat where `out` is not `base`, or where `scale` is 0.
         window: `out` and `base` are this 2-D block of a larger matrix; elements are numbered as in that
             matrix.
         mask: Elements it does not keep are copied from `base` as they are.
@@ -177,7 +177,7 @@ def add_low_rank(
         right: (n, r), same dtype.
         scale: Factor of `base`; skipped when 1.
         rounding: Address of the rounding bits; required for half types, without effect on others.
-        rows: Distinct rows of `left` and of `out` seen as (m, n), int64 (R,): only these are written.
+        rows: Rows of `left` and of `out` seen as (m, n), int64 (R,): only these are written; repeated as in `add`.
 
     Raises:
         UsageError: a dtype, shape, device or row is wrong, or `rounding` is missing.

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from foretune.engine.ownership import find_owners, is_called, opaque_module, reads_rows
+from foretune.engine.ownership import find_owners, is_called, opaque_module, reads_rows, rows_read
 from foretune.parameters import collect_trainables
 from model_zoo import HIDDEN, Attention, Embeddings, Lists, Nested, Shared, roberta
 
@@ -79,6 +79,15 @@ def test_only_a_plain_lookup_reads_just_the_rows_it_is_given() -> None:
     assert not reads_rows(nn.Linear(4, HIDDEN))
     table.forward = types.MethodType(lambda self, input: self.weight, table)
     assert not reads_rows(table)
+
+
+def test_rows_read_are_counted_once_on_a_cpu_alone_where_nobody_waits_for_the_count() -> None:
+    weight, read = torch.empty(9, 2), torch.tensor([[7, 2], [2, 5]])
+    assert rows_read((read,), weight).tolist() == [2, 5, 7]
+    assert rows_read((), weight) is None
+    elsewhere = rows_read((read.to("meta"),), weight.to("meta"))
+    assert elsewhere.shape == (4,)
+    assert elsewhere.dtype == torch.int64
 
 
 def test_compiled_and_scripted_modules_are_opaque() -> None:

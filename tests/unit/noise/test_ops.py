@@ -139,6 +139,23 @@ def test_rows_are_those_of_the_whole_tensor_and_no_other_is_written(dtype, shape
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_may_repeat_where_the_base_is_not_summed_up(dtype):
+    base, once, twice = sample((50, 13), dtype), *(torch.full((50, 13), math.nan, dtype=dtype) for _ in range(2))
+    left, right = (sample((size, 2), compute(dtype), size) for size in (50, 13))
+    rows, repeated = torch.tensor([3, 7, 49]), torch.tensor([7, 3, 7, 49, 3, 3])
+    for out, selection in ((once, rows), (twice, repeated)):
+        add(out, base, noise=[(0.1, GAUSSIAN)], rounding=ROUNDING, rows=selection)
+    assert same_bits(twice, once)
+    for out, selection in ((once, rows), (twice, repeated)):
+        add_low_rank(out, base, left, right, rounding=ROUNDING, rows=selection)
+    assert same_bits(twice, once)
+    for out, selection in ((once, rows), (twice, repeated)):
+        out.zero_()
+        add(out, out, scale=0.0, noise=[(0.1, GAUSSIAN)], rounding=ROUNDING, rows=selection)
+    assert same_bits(twice, once)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_windows_tile_the_whole_matrix(dtype):
     base = sample((30, 41), dtype)
     whole, tiled = torch.empty_like(base), torch.full_like(base, math.nan)
