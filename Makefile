@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-browser test-triton check bench docs golden clean
+.PHONY: setup demo test test-browser test-triton check bench docs site golden clean
 
 setup: $(READY)
 
@@ -44,8 +44,13 @@ docs: setup            ## the pages that are generated from the code, and from w
 	$(BIN)/python docs/generate_coming_from.py
 	$(BIN)/python benchmarks/report.py
 
+site: setup            ## the documentation site, in site/; first installs what builds it (25 MB)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	$(BIN)/python -m pytest tests/documents/test_site.py
+
 golden: setup          ## record anew what tasks look like to a model; read the difference
 	$(BIN)/python tests/golden/tasks/record.py
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache

@@ -1,10 +1,7 @@
-"""What the documents show is what works: recipes, README commands and snippet, examples."""
+"""What recipes, help texts and generated pages say is what is; tests/documents play the pages themselves."""
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,32 +21,9 @@ def test_recipes_are_valid_configurations(recipe):
     make_method(config.method["name"], config.method_options)
 
 
-@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
-def test_examples_lower_what_they_print(example):
-    done = subprocess.run([sys.executable, str(example)], capture_output=True, text=True, check=True, timeout=240)
-    before, after = map(float, re.search(r"([\d.]+) -> ([\d.]+)", done.stdout).groups())
-    assert after < before / 2
-
-
 def test_readme_names_every_command():
     for command in COMMANDS:
         assert f"`foretune {command}" in README
-
-
-def test_readme_train_command_parses():
-    line = next(line for line in README.splitlines() if line.startswith("foretune train "))
-    config = parse(line.split()[2:])
-    config.check()
-    assert config.method_options["rank"] == 4
-
-
-def test_readme_snippet_runs(tiny_model):
-    snippet = next(text for text in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "foretune.MeZO" in text)
-    code = snippet.replace("facebook/opt-125m", str(tiny_model)).replace("range(100)", "range(2)")
-    names: dict = {}
-    exec(code, names)
-    assert names["optimizer"].num_steps == 2
-    assert float(names["loss"]) > 0
 
 
 def test_every_command_has_help(capsys):
