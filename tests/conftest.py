@@ -31,6 +31,25 @@ def opt_mini_dir() -> Path:
     return _existing("FORETUNE_MODELS", "models", "real models", "opt-mini")
 
 
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub on this machine, with an empty cache, on which the token belongs to user `me`."""
+    from huggingface_hub import constants
+
+    from fake_hub import serve
+
+    with serve() as served:
+        monkeypatch.setattr(constants, "ENDPOINT", served.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", served.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", "hf_mine")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        yield served
+
+
 def _existing(variable: str, folder: str, what: str, member: str = "") -> Path:
     path = Path(os.environ.get(variable) or REPOSITORY.parent / "shared" / folder) / member
     if not path.is_dir():

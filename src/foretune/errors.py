@@ -30,6 +30,10 @@ class LedgerError(ForetuneError):
     """The ledger of runs cannot be read or written."""
 
 
+class HubError(ForetuneError):
+    """The Hugging Face hub cannot be reached, or refuses what is asked of it."""
+
+
 class PrunedError(ForetuneError):
     """A run was ended before its last step because it is not worth going on with; raised by what watches it."""
 

@@ -109,6 +109,8 @@ def print_results(results: dict[str, Any], output: str | None) -> None:
     per_step = results["seconds_per_step"]
     speed = f"{per_step:.3f} s per step, " if per_step else ""
     print(f"{speed}peak memory {results['peak_memory_bytes'] / 2**20:.0f} MiB, engine {results['engine']}, in {output}")
+    if "pushed_to" in results:
+        print(f"Pushed to {results['pushed_to']}")
 
 
 def print_evaluation(results: dict[str, Any]) -> None:

@@ -13,6 +13,8 @@ from foretune.errors import UsageError, near_misses
 from foretune.tasks.base import HubSource, Row, Task
 
 DATA_DIR_VARIABLE = "FORETUNE_DATA"
+HUB_ORIGIN = "hub dataset"
+"""How the origin of rows begins that are not of a file."""
 
 Loaded = TypeVar("Loaded")
 
@@ -153,7 +155,7 @@ def first_source(task: Task, wanted: str, load: Callable[[HubSource], Loaded]) -
 
 def _load_hub(task: Task, split: str) -> Split:
     def load(source: HubSource) -> Split:
-        origin = f"hub dataset {source}, split {source.splits.get(split, split)}"
+        origin = f"{HUB_ORIGIN} {source}, split {source.splits.get(split, split)}"
         return Split(task, split, load_hub_split(source, split), origin)
 
     return first_source(task, f"the {split} split", load)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from foretune.data.loading import Split, has_split, load_split
+from foretune.data.loading import HUB_ORIGIN, Split, has_split, load_split
 from foretune.data.sampling import draw, draw_last, draw_train_dev
 from foretune.errors import UsageError
 from foretune.tasks.base import TASKS, Example, Row, Task
@@ -58,6 +58,16 @@ class TaskData:
             return {}
         counts = Counter(index for row in self.evaluation for index in self.task.correct(row.row))
         return {"accuracy": counts.most_common(1)[0][1] / len(self.evaluation)}
+
+    @property
+    def hub_datasets(self) -> list[str]:
+        """Ids of the hub datasets that the rows came from; none where all are of files."""
+        origins = (self.train_origin, self.eval_origin)
+        return [
+            source.dataset
+            for source in self.task.sources
+            if any(origin.startswith(f"{HUB_ORIGIN} {source},") for origin in origins)
+        ]
 
     def examples(self, rows: Sequence[TaskRow], template: str | None = None) -> tuple[Example, ...]:
         """Write rows as prompts for a causal language model.

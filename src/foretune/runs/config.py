@@ -25,7 +25,7 @@ SYNTHETIC = "synthetic"
 _NOT_SYNTHETIC = (
     *("data", "eval_data", "data_config", "prompt", "label_words", "candidates", "label_field", "completion"),
     *("messages", "metric", "max_new_tokens", "data_dir", "template", "objective", "shots", "num_eval"),
-    *("num_train", "num_dev", "eval_steps"),
+    *("num_train", "num_dev", "eval_steps", "push_to_hub"),
 )
 """Options that rows of random tokens have no use for."""
 
@@ -211,6 +211,16 @@ class TrainConfig(RecipeConfig, ModelConfig):
         None, "File with a row for every run; none: no row; default: $FORETUNE_LEDGER or runs.sqlite beside --output."
     )
     resume: bool = _option(False, "Go on with the run in the output folder; start it where nothing was saved.")
+    push_to_hub: bool | str | None = _option(
+        None,
+        "Upload the final model, its card and the run's record to this hub repository; default: one named as --output.",
+    )
+    hub_private_repo: bool = _option(False, "Make the repository of --push-to-hub private, if it is new.")
+
+    @property
+    def hub_repo(self) -> str | None:
+        """Where the run is pushed to; None for nowhere."""
+        return Path(self.output).absolute().name if self.push_to_hub is True else self.push_to_hub or None
 
     @property
     def resolved_sequence_length(self) -> int:
@@ -238,6 +248,8 @@ class TrainConfig(RecipeConfig, ModelConfig):
         _at_least(self, "lr", 0)
         _at_least(self, "sequence_length", 2)
         self._check_synthetic()
+        if self.hub_private_repo and self.hub_repo is None:
+            raise UsageError("--hub-private-repo has no effect without --push-to-hub.")
 
     def _check_synthetic(self) -> None:
         """Refuse what rows of random tokens have no use for, and their length where they are not used."""

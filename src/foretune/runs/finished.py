@@ -11,8 +11,9 @@ import yaml
 from foretune.data.own import OWN_KEYS
 from foretune.errors import UsageError
 from foretune.runs.loading import holds_model
-from foretune.runs.output import CONFIG_NAME, FINAL_NAME, RESULTS_NAME
+from foretune.runs.output import CONFIG_NAME, RESULTS_NAME
 from foretune.trainer.checkpoint import checkpoint_folders
+from foretune.trainer.publishing import FINAL_NAME
 from foretune.trainer.snapshots import RUN_NAME
 from foretune.trainer.trainer import JOURNAL_NAME
 

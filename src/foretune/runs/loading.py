@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from foretune.adapters import peft_warnings_hidden
 from foretune.errors import IncompatibleError, UsageError
+from foretune.hub import is_local
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -77,12 +78,6 @@ def check_model_path(model: str) -> None:
         )
     if not (path / _MODEL_CONFIG).is_file():
         raise UsageError(f"--model {model}: the folder has no {_MODEL_CONFIG}, so it is not a saved model.")
-
-
-def is_local(model: str) -> bool:
-    """Whether a model's name is a path, and no id on the hub."""
-    path = Path(model)
-    return path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or path.exists()
 
 
 def holds_model(folder: Path) -> bool:

@@ -14,7 +14,6 @@ from foretune.trainer.trainer import JOURNAL_NAME
 
 RESULTS_NAME = "results.json"
 CONFIG_NAME = "config.yaml"
-FINAL_NAME = "final"
 
 
 def check_output(output: Path, *, resume: bool, has_journal: bool) -> None:

@@ -11,7 +11,9 @@ from foretune.methods import method_of_description
 from foretune.optimizer import Optimizer
 from foretune.runs.config import ReplayConfig
 from foretune.runs.loading import load_model, load_tokenizer, resolve_device, resolve_dtype
-from foretune.runs.output import FINAL_NAME, recorded_method
+from foretune.runs.output import recorded_method
+from foretune.trainer.checkpoint import save_model
+from foretune.trainer.publishing import FINAL_NAME
 from foretune.trainer.snapshots import RUN_NAME
 from foretune.trainer.trainer import JOURNAL_NAME
 
@@ -47,7 +49,7 @@ def replay_run(config: ReplayConfig) -> int:
     if num_steps > len(journal.steps):
         raise UsageError(f"--step {num_steps}: the journal holds {len(journal.steps)} steps.")
     replay(optimizer, journal, num_steps=num_steps)
-    model.save_pretrained(config.output)
+    save_model(model, Path(config.output))
     tokenizer.save_pretrained(config.output)
     return num_steps
 

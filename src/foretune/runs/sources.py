@@ -80,6 +80,7 @@ class AbstractSource(ABC):
         objective: What is trained on, as options spell it.
         selection: The dev figure that chooses the final model and whether larger is better; None without dev rows.
         majority: Figures of always giving the most frequent answer.
+        hub_datasets: Ids of the hub datasets that the rows come from.
         keeps_model: Whether the tuned weights are worth keeping.
     """
 
@@ -87,6 +88,7 @@ class AbstractSource(ABC):
     objective: str
     selection: tuple[str, bool] | None
     majority: dict[str, float]
+    hub_datasets: Sequence[str] = ()
     keeps_model: ClassVar[bool] = True
 
     @abstractmethod
@@ -117,7 +119,7 @@ class TaskSource(AbstractSource):
         self._data = load_rows(config, task, self._kind, num_train=config.num_train, num_dev=config.num_dev)
         self.name, self.objective = task.name, self._choice.name
         self.selection = PROTOCOLS[self._kind].selection if self._data.dev else None
-        self.majority = self._data.majority
+        self.majority, self.hub_datasets = self._data.majority, self._data.hub_datasets
 
     def describe(self) -> dict[str, object]:
         """Return the origins of the rows."""

@@ -14,6 +14,8 @@ from transformers import PrinterCallback, TrainerCallback
 
 from foretune.adapters import AbstractTuning, make_tuning
 from foretune.composition import AXES
+from foretune.errors import HubError
+from foretune.hub import claim_repo, upload, url_of
 from foretune.journal import check_header
 from foretune.journal.header import jsonable
 from foretune.ledger import Run
@@ -21,9 +23,9 @@ from foretune.ledger.metrics_file import numbers
 from foretune.methods import RECIPES, AbstractMethod, AbstractRecipe, make_recipe
 from foretune.runs.config import TrainConfig
 from foretune.runs.costs import StepClock, peak_memory_bytes
+from foretune.runs.model_card import run_card
 from foretune.runs.output import (
     CONFIG_NAME,
-    FINAL_NAME,
     RESULTS_NAME,
     check_output,
     make_output,
@@ -35,7 +37,10 @@ from foretune.runs.sources import AbstractSource, Loaded, make_source
 from foretune.runs.trainers import trainer_class, training_arguments
 from foretune.trainer import Diagnostics, ZOTrainer
 from foretune.trainer.arguments import RunArguments
-from foretune.trainer.snapshots import SnapshotTrainer
+from foretune.trainer.model_card import save_card
+from foretune.trainer.publishing import FINAL_NAME, published_files
+from foretune.trainer.snapshots import RUN_NAME, SnapshotTrainer
+from foretune.trainer.trainer import JOURNAL_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +59,8 @@ _FREE_ON_RESUME = {
     "device",
     "diagnostics",
 }
-
+_AFTERWARDS = ("push_to_hub", "hub_private_repo")
+"""What is done with a finished run is no setting of it: the same run made again is not pushed again."""
 
 _ALONE = Membership()
 
@@ -65,7 +71,7 @@ def train(
     """Run `config` and return what `results.json` holds; the ledger gets a row, however the run ends.
 
     Everything a user can get wrong is checked before the model is loaded, and before there is a row. A finished run
-    with `resume` returns its results again.
+    with `resume` returns its results again. A run that is pushed to the hub returns `pushed_to` beside them.
 
     Args:
         config: The run.
@@ -75,6 +81,7 @@ def train(
         UsageError: an option or an input file is wrong.
         JournalError: the run in the output folder cannot be continued with these settings.
         LedgerError: the ledger cannot be written.
+        HubError: the hub refuses the repository (before any work), or the upload (the run is finished then).
     """
     config.check()
     tuning = make_tuning(config.tuning)
@@ -87,13 +94,33 @@ def train(
         results = read_results(output)
         expected = _resolve(config, recipe, tuning, config.dtype)
         check_header(results["config"], expected, ignore=(*_FREE_ON_RESUME, *undecided))
-        return results
+        return results | _push(config, results, _claim(config))
     source = make_source(config, tuning)
     arguments = training_arguments(config, recipe, selection=source.selection, keeps_model=source.keeps_model)
+    repo_id = _claim(config)
     make_output(output)
     row = _row(config, _resolve(config, recipe, tuning, config.dtype), source, membership)
     with recording(config.ledger, row, output, resume=config.resume, device=arguments.device) as record:
-        return _run(config, recipe, tuning, source, arguments, callbacks, record)
+        results = _run(config, recipe, tuning, source, arguments, callbacks, record)
+    return results | _push(config, results, repo_id)
+
+
+def _claim(config: TrainConfig) -> str | None:
+    """Make sure that the run can be pushed where it is to be."""
+    return claim_repo(config.hub_repo, private=config.hub_private_repo or None) if config.hub_repo else None
+
+
+def _push(config: TrainConfig, results: dict[str, Any], repo_id: str | None) -> dict[str, str]:
+    """Upload a finished run, if it is to be, and return where it is then."""
+    if repo_id is None:
+        return {}
+    files = published_files(Path(config.output), (JOURNAL_NAME, RUN_NAME, CONFIG_NAME))
+    message = f"{results['task']}, {results['method']}, {results['steps']} steps of foretune"
+    try:
+        upload(repo_id, files, message=message)
+    except HubError as error:
+        raise HubError(f"{error} The run is finished; the same command with --resume pushes it.") from error
+    return {"pushed_to": url_of(repo_id)}
 
 
 def _run(
@@ -146,10 +173,28 @@ def _run(
         "config": resolved,
     }
     try:
+        if source.keeps_model:
+            _write_cards(config, recipe, tuning, trainer, results, datasets=source.hub_datasets, rows_hash=data_hash)
         record.finish(results)
     finally:  # the mark of a finished run comes last: one that is killed before it is resumed, and its row with it
         write_results(output, results)
     return results
+
+
+def _write_cards(
+    config: TrainConfig,
+    recipe: AbstractRecipe,
+    tuning: AbstractTuning,
+    trainer: ZOTrainer | SnapshotTrainer,
+    results: dict[str, Any],
+    **facts: Any,
+) -> None:
+    """Write the model card beside the run's files and beside its final model."""
+    output = Path(config.output)
+    facts["weights_hash"] = trainer.base_weights_hash
+    card = run_card(config, recipe, tuning, trainer.model, results, **facts)
+    for folder in (output, output / FINAL_NAME):
+        save_card(card, folder)
 
 
 def settings_of(config: TrainConfig) -> dict[str, Any]:
@@ -229,7 +274,7 @@ def _resolve(config: TrainConfig, recipe: AbstractRecipe, tuning: AbstractTuning
         "eval_steps": config.resolved_eval_steps,
         "dtype": dtype,
     }
-    for shared in ("lr", "zo_eps", "num_directions", *AXES):
+    for shared in ("lr", "zo_eps", "num_directions", *AXES, *_AFTERWARDS):
         del resolved[shared]
     return resolved
 

@@ -27,6 +27,7 @@ _NOT_SWEPT = {
     "resume": "an interrupted trial is always gone on with",
     "ledger": "a sweep has one ledger, named by --ledger",
     "config": "write its options as parameters",
+    "push_to_hub": "'foretune train --resume --push-to-hub' pushes the run that is chosen",
 }
 _COMMAND_WORDS = ("${env}", "${interpreter}", "${program}", "python", "python3", "-m", "foretune", "train")
 _ALL_ARGUMENTS = ("${args}", "${args_no_boolean_flags}", "${args_no_hyphens}")

@@ -76,6 +76,9 @@ class RunArguments(TrainingArguments):
     restore_callback_states_from_checkpoint: bool = field(
         default=True, metadata={"help": "Must stay on: early stopping goes on where it stood."}
     )
+    hub_strategy: HubStrategy | str = field(
+        default="end", metadata={"help": "Must stay 'end': pushes of every save have a pickle."}
+    )
 
     def __post_init__(self) -> None:
         self._refuse_fixed()

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, set_seed
+from transformers import TrainerCallback, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SchedulerType, rotate_checkpoints
 
 from foretune import noise
@@ -22,6 +22,7 @@ from foretune.journal import EvaluationRecord, hash_weights
 from foretune.objectives import Objective
 from foretune.trainer import checkpoint as files
 from foretune.trainer.arguments import RunArguments
+from foretune.trainer.publishing import PublishingTrainer
 from foretune.trainer.step_loss import StepLoss
 
 METRICS_NAME = "metrics.jsonl"
@@ -39,7 +40,7 @@ class NoteTaker(Protocol):
         ...
 
 
-class AbstractTrainer(Trainer, abc.ABC):
+class AbstractTrainer(PublishingTrainer, abc.ABC):
     """A `transformers.Trainer`, by its hooks, whose runs can be interrupted and resumed bit for bit.
 
     Micro-batches of one step (`gradient_accumulation_steps`) are handed to `measure` together. Python's, NumPy's
@@ -55,8 +56,6 @@ class AbstractTrainer(Trainer, abc.ABC):
         UsageError: `model_init` or an optimizer was given.
     """
 
-    args: RunArguments  # pyrefly: ignore[bad-override-mutable-attribute]
-    model: nn.Module  # pyrefly: ignore[bad-override-mutable-attribute]
     metrics_log: NoteTaker
     """metrics.jsonl; there once training has begun."""
     place_class: ClassVar[type[files.Place]]
@@ -181,10 +180,6 @@ class AbstractTrainer(Trainer, abc.ABC):
     def base_weights_hash(self) -> str:
         """Digest of the weights at the first call of `train`."""
         return hash_weights(self.model.named_parameters())
-
-    @property
-    def _output_dir(self) -> Path:
-        return Path(self.args.output_dir or ".")
 
     def _header(self) -> dict[str, Any]:
         """Return what must be equal when the run is resumed."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -17,6 +19,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME, PushToHubMixin
 
 from foretune.errors import UsageError
+from foretune.trainer.model_card import CARD_NAME
 
 OPTIMIZER_TENSORS = "optimizer.safetensors"
 OPTIMIZER_STATE = "optimizer.json"
@@ -121,11 +124,23 @@ def read_json(path: Path) -> Any:
 def save_model(model: nn.Module, folder: Path) -> None:
     """Write a model as safetensors: `save_pretrained` where it has one, its tensors otherwise."""
     if isinstance(model, PreTrainedModel | PushToHubMixin):
-        model.save_pretrained(folder)
+        with _card_kept(folder / CARD_NAME):
+            model.save_pretrained(folder)
     else:
         # copies, because safetensors refuses tensors that share memory, as tied ones do
         tensors = {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
         save_file(tensors, folder / SAFE_WEIGHTS_NAME, {"format": "pt"})
+
+
+@contextmanager
+def _card_kept(card: Path) -> Iterator[None]:
+    """Leave a folder's model card as it is: peft would add to it, or write one of empty headings."""
+    before = card.read_bytes() if card.exists() else None
+    yield
+    if before is not None:
+        card.write_bytes(before)
+    else:
+        card.unlink(missing_ok=True)
 
 
 def load_adapter(model: PeftModel, folder: Path) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from foretune.errors import JournalError
 from foretune.journal import EvaluationRecord, check_header
 from foretune.journal.replay import threads_of
+from foretune.methods import AbstractRecipe
 from foretune.objectives import Objective
 from foretune.trainer import checkpoint as files
 from foretune.trainer.arguments import GradientArguments
@@ -45,6 +46,7 @@ class SnapshotTrainer(AbstractTrainer):
     args: GradientArguments  # pyrefly: ignore[bad-override-mutable-attribute]
     metrics_log: AppendedLog  # pyrefly: ignore[bad-override-mutable-attribute]
     place_class: ClassVar[type[files.Place]] = files.LogPlace
+    record_name: ClassVar[str] = RUN_NAME
 
     def __init__(
         self,
@@ -59,6 +61,11 @@ class SnapshotTrainer(AbstractTrainer):
         self._losses: list[float] = []  # of the steps that are in no line of the log yet
         self._start = _BEGINNING
         super().__init__(model, args, objective=objective, evaluator=evaluator, run_info=run_info, **kwargs)
+
+    @property
+    def recipe(self) -> AbstractRecipe:
+        """The method or baseline with its settings."""
+        return self.args.recipe
 
     # ---------------------------------------------------------------- one step
 

@@ -13,6 +13,7 @@ from transformers.trainer_utils import IntervalStrategy
 from foretune.errors import JournalError, UsageError
 from foretune.journal import EvaluationRecord, Journal, JournalWriter, StepRecord, check_header
 from foretune.journal.replay import check_base_weights, threads_of
+from foretune.methods import AbstractMethod
 from foretune.objectives import Objective
 from foretune.optimizer import Optimizer
 from foretune.trainer import checkpoint as files
@@ -54,6 +55,7 @@ class ZOTrainer(AbstractTrainer):
     """The method at work; made by `create_optimizer`, at the latest when training begins."""
     metrics_log: MetricsLog  # pyrefly: ignore[bad-override-mutable-attribute]
     place_class: ClassVar[type[files.Place]] = files.JournalPlace
+    record_name: ClassVar[str] = JOURNAL_NAME
 
     def __init__(
         self,
@@ -68,6 +70,11 @@ class ZOTrainer(AbstractTrainer):
         self._unlogged: list[StepRecord] = []
         self._history = History()
         super().__init__(model, args, objective=objective, evaluator=evaluator, run_info=run_info, **kwargs)
+
+    @property
+    def recipe(self) -> AbstractMethod:
+        """The method with its settings."""
+        return self.args.zo_method
 
     @property
     def engine_name(self) -> str:

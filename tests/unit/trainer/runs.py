@@ -188,7 +188,7 @@ def snapshot(trainer) -> dict:
         if path.name == "trainer_state.json":
             saved = json.loads(path.read_text().replace(str(folder), "FOLDER"))
             found[name] = {**saved, "log_history": timeless(saved["log_history"])}
-        elif path.is_file() and path.name not in ("training_args.json", "README.md"):
+        elif path.is_file() and path.name != "training_args.json":
             found[name] = path.read_bytes()
     return found
 

@@ -57,7 +57,7 @@ def test_settings_reach_the_method(tmp_path):
         ({"eval_on_start": True}, r"call evaluate\(\) before train\(\)"),
         ({"ignore_data_skip": True}, "a resumed run would see other rows"),
         ({"restore_callback_states_from_checkpoint": False}, "would stop at another step. Leave it True"),
-        ({"push_to_hub": True}, "hub_strategy='every_save' writes a pickle"),
+        ({"push_to_hub": True, "hub_strategy": "every_save"}, "hub_strategy='every_save' writes a pickle"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(tmp_path, settings, message):
