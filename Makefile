@@ -42,6 +42,7 @@ docs: setup            ## the pages that are generated from the code, and from w
 	$(BIN)/python docs/generate_methods.py
 	$(BIN)/python docs/generate_tasks.py
 	$(BIN)/python docs/generate_coming_from.py
+	$(BIN)/python docs/generate_bad_inputs.py
 	$(BIN)/python benchmarks/report.py
 
 site: setup            ## the documentation site, in site/; first installs what builds it (25 MB)

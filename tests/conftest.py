@@ -1,7 +1,8 @@
-"""Fixtures shared by all tests: real data and a real model where they are at hand, a tokenizer of our own."""
+"""Fixtures shared by all tests: real data and a real model where they are at hand; a tiny model and rows of ours."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -67,6 +68,49 @@ def tiny_tokenizer():
 def make_tokenizer():
     """Function `(*, bos: bool)` that makes another such tokenizer; without `bos` it adds no special token."""
     return _build_tokenizer
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory, tiny_tokenizer):
+    """Folder with an OPT of two layers, random weights."""
+    import torch
+    from transformers import OPTConfig, OPTForCausalLM
+
+    folder = tmp_path_factory.mktemp("model")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = OPTForCausalLM(
+            OPTConfig(
+                vocab_size=len(tiny_tokenizer),
+                hidden_size=16,
+                word_embed_proj_dim=16,
+                ffn_dim=32,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                max_position_embeddings=64,
+                dropout=0.0,
+                pad_token_id=1,
+                bos_token_id=2,
+                eos_token_id=2,
+            )
+        )
+    model.save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rows_dir(tmp_path_factory):
+    """Data folder with 40 training and 12 validation rows of sst2."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "sst2").mkdir()
+    for split, count in (("train", 40), ("validation", 12)):
+        rows = [
+            {"sentence": f"the film {'is great' if index % 2 else 'is bad'} {index} ", "label": index % 2, "idx": index}
+            for index in range(count)
+        ]
+        (folder / "sst2" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
 
 
 def _build_tokenizer(*, bos: bool):

@@ -47,34 +47,6 @@ def test_its_resolved_configuration_starts_the_same_run(train_words, tmp_path):
     assert (first / "metrics.jsonl").read_text() == (again / "metrics.jsonl").read_text()
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--space", "lowrank"], "Unknown space 'lowrank'. Did you mean: low_rank?"),
-        (
-            ["--update", "momentum", "--update.betta", "1"],
-            "Unknown option --update.betta of this update. Did you mean: --update.beta",
-        ),
-        (["--space.rank", "3"], "Unknown option --space.rank of this space."),
-        (["--update", "momentum", "--update.beta", "1.5"], "beta must be in [0, 1), got 1.5."),
-        (["--method", "lozo", "--method.rank", "4", "--space", "identity"], "rank=4 would have no effect"),
-    ],
-)
-def test_what_cannot_be_composed_is_refused_in_one_line(train_words, tmp_path, capsys, words, message):
-    assert main([*train_words, *words]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
-    assert not (tmp_path / "run").exists()
-
-
-def test_an_option_without_effect_is_refused_in_a_file_too(train_words, tmp_path, capsys):
-    file = tmp_path / "options.yaml"
-    file.write_text("method: {name: lozo, rank: 4, space: identity}\n")
-    assert main([*train_words, "--config", str(file)]) == 2
-    assert "rank=4 would have no effect: it is for the space of 'lozo'" in capsys.readouterr().err
-
-
 def test_settings_that_were_filled_in_may_have_no_effect(train_words, tmp_path):
     """The length of the run, which the resolved configuration and the journal state."""
     run, rebuilt = tmp_path / "run", tmp_path / "rebuilt"

@@ -107,7 +107,8 @@ def test_folders_that_are_no_run(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("text", "part"), [("task: [sst2\n", "is not YAML"), ("- task\n", "is not the configuration of a run")]
+    ("text", "part"),
+    [("task: [sst2\n", "not YAML: line 2, column 1"), ("- task\n", "is not the configuration of a run")],
 )
 def test_configurations_that_cannot_be_read(tmp_path, capsys, text, part):
     (tmp_path / "config.yaml").write_text(text)

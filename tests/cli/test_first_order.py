@@ -98,26 +98,6 @@ def test_the_two_kinds_do_not_share_a_folder(train_words, tmp_path, capsys):
     assert "holds a run of 'sgd' (run.json)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("words", "part"),
-    [
-        ("--method adm", "Did you mean: adam"),
-        ("--method adam --method.beta 1", "--method.betas"),
-        ("--method adam --method.eps 0", "eps must be positive"),
-        ("--method sgd --method.momentum 1", "momentum must be in [0, 1), got 1.0"),
-        ("--method sgd --method.max_grad_norm -1", "max_grad_norm must be 0 or more"),
-        ("--method sgd --engine layerwise", "--engine layerwise: 'sgd' is a first-order baseline"),
-        ("--method sgd --zo-eps 1e-3", "Method 'sgd' has no option 'zo_eps'"),
-        ("--method sgd --space low_rank", "--space low_rank: 'sgd' is not made of parts"),
-    ],
-)
-def test_options_are_checked_as_those_of_methods_are(train_words, capsys, words, part):
-    assert main([*train_words, *words.split()]) == 2
-    message = capsys.readouterr().err
-    assert part in message
-    assert len(message.splitlines()) == 1
-
-
 def test_methods_lists_and_describes_the_baselines(capsys):
     assert main(["methods"]) == 0
     assert "1 and a backward" in " ".join(capsys.readouterr().out.split())

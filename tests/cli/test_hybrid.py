@@ -59,24 +59,10 @@ def test_an_interrupted_run_goes_on_with_the_same_bits(train_words, tmp_path, ca
     assert len(message.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("words", "part"),
-    [
-        (
-            "--method.hybrid_zo_layers 3",
-            "hybrid_zo_layers must be from 0 to 2, the number of the model's layers, got 3",
-        ),
-        ("--method.hybrid_zo_layers -1", "hybrid_zo_layers must be 0 or more, got -1"),
-        ("--method.hybrid_layers 1", "Did you mean: --method.hybrid-zo-layers"),
-        ("--method.fo_optimizer mezo", "--method.fo-optimizer must be one of sgd, adam, adamw, got 'mezo'"),
-        ("--space low_rank", "'hybrid' is not made of parts"),
-        ("--tuning prompt", "Method 'hybrid' is not defined for --tuning prompt; use full or lora"),
-    ],
-)
-def test_bad_options_are_refused_in_one_line(train_words, tmp_path, capsys, words, part):
-    assert main([*train_words, "--method", "hybrid", *words.split()]) == 2
+def test_more_layers_than_the_model_has_are_refused_in_one_line(train_words, tmp_path, capsys):
+    assert main([*train_words, "--method", "hybrid", "--method.hybrid_zo_layers", "3"]) == 2
     message = capsys.readouterr().err
-    assert part in message
+    assert "hybrid_zo_layers must be from 0 to 2, the number of the model's layers, got 3" in message
     assert len(message.splitlines()) == 1
     assert not (tmp_path / "run" / "run.json").exists()
 

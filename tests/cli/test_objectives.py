@@ -7,8 +7,6 @@ import re
 import shlex
 from pathlib import Path
 
-import pytest
-
 from foretune.cli.main import main
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "objectives.md").read_text()
@@ -49,18 +47,3 @@ def test_a_reward_of_rows_with_answers_reports_text_metrics_too(tiny_model, tmp_
     words = [*words.split(), "--model", str(tiny_model), "--prompt", "{q} ?", "--completion", " {a}"]
     assert main([*words, "--max-new-tokens", "4", "--objective", "rewards.py:length"]) == 0
     assert list(results("run")["metrics"]["final"]) == ["length", "f1", "exact_match", "rouge_l", "loss"]
-
-
-@pytest.mark.parametrize(
-    ("objective", "message"),
-    [
-        ("accuracyy", "there is no such metric. Did you mean: accuracy?"),
-        ("f1", "task 'sst2' chooses among candidates"),
-        ("missing.py:reward", "missing.py"),
-    ],
-)
-def test_objectives_that_cannot_be_are_refused_before_anything_is_loaded(train_words, objective, message, capsys):
-    assert main([*train_words, "--objective", objective]) == 2
-    error = capsys.readouterr().err
-    assert len(error.splitlines()) == 1
-    assert message in error

@@ -15,8 +15,6 @@ from foretune.adapters import peft_warnings_hidden
 from foretune.cli.main import main
 from foretune.cli.train import parse
 from foretune.methods import make_method
-from foretune.methods.mezo import MeZOMethod
-from foretune.runs import sources
 from foretune.runs import train as train_module
 
 SCHEMES = ["lora", "prefix", "prompt"]
@@ -193,29 +191,6 @@ def test_yaml_names_a_scheme_or_its_settings(tmp_path):
         "init": "random",
     }
     assert parse([]).tuning["name"] == "full"
-
-
-@pytest.mark.parametrize(
-    ("words", "parts"),
-    [
-        ("--tuning lorra", ["'lorra'", "Did you mean: lora"]),
-        ("--tuning lora --tuning.rank 3", ["--tuning.rank", "--tuning.r"]),
-        ("--tuning.r 3", ["--tuning.r", "this tuning"]),
-        ("--tuning lora --tuning.r 0", ["--tuning.r must be at least 1", "0"]),
-        ("--tuning lora --tuning.r many", ["--tuning.r must be a whole number", "'many'"]),
-        ("--tuning prefix --tuning.num_virtual_tokens -1", ["--tuning.num_virtual_tokens must be at least 1", "-1"]),
-        ("--tuning prompt --tuning.init text", ["--tuning.init must be one of real, random", "'text'"]),
-        ("--tuning prompt --method mezo", ["'mezo' is not defined for --tuning prompt", "use full or lora"]),
-    ],
-)
-def test_bad_options_are_named_before_a_model_is_loaded(train_words, capsys, monkeypatch, words, parts):
-    monkeypatch.setattr(sources, "load_model", None)
-    if "--method" in words:
-        monkeypatch.setattr(MeZOMethod, "schemes", ("full", "lora"))
-    assert main([*train_words, *words.split()]) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    for part in parts:
-        assert part in line
 
 
 def test_an_adapter_that_cannot_be_used_is_named(run, rows_dir, tmp_path, capsys):

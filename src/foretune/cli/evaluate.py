@@ -42,6 +42,5 @@ def parse(arguments: Sequence[str]) -> EvaluateConfig:
 
     from foretune.runs.finished import NAMED, evaluation_settings
 
-    return options.parse(
-        arguments, evaluation_settings(model, {name: find_value(arguments, flag(name)) for name in NAMED})
-    )
+    settings = evaluation_settings(model, {name: find_value(arguments, flag(name)) for name in NAMED})
+    return options.parse(arguments, settings, f"--model {model}: its configuration")

@@ -8,17 +8,18 @@ import re
 import sys
 import typing
 from argparse import ArgumentError
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal
 
-import yaml
 from jsonargparse import ArgumentParser
 
 from foretune.errors import UsageError, near_misses
+from foretune.user_yaml import kind_of, read_yaml
 
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+_PLURALS = {int: "whole numbers", float: "numbers", str: "texts"}
 
 
 def flag(name: str) -> str:
@@ -35,7 +36,7 @@ def type_words(hint: Any) -> str:
     if typing.get_origin(hint) is tuple:
         return f"a list [{', '.join(map(type_words, typing.get_args(hint)))}]"
     if element := _element(hint):
-        return f"a list of {type_words(element)}"
+        return f"a list of {_PLURALS.get(element, type_words(element))}"
     return _WORDS.get(hint, getattr(hint, "__name__", str(hint)))
 
 
@@ -60,17 +61,21 @@ def read_config_file(path: str) -> dict[str, Any]:
     """Read a YAML file of options.
 
     Raises:
-        UsageError: no such file, not YAML, or not a mapping.
+        UsageError: no such file, not YAML, not a mapping, or a name that is there twice.
     """
+    place = f"--config {path}"
     if not Path(path).is_file():
-        raise UsageError(f"--config {path}: there is no such file.")
-    try:
-        content = yaml.safe_load(Path(path).read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path}: not YAML: {' '.join(str(error).split())}") from None
+        raise UsageError(f"{place}: there is no such file.")
+    content = read_yaml(path, place)
     if not isinstance(content, dict):
-        raise UsageError(f"--config {path}: expected options (name: value), found {type(content).__name__}.")
-    return {str(key).replace("-", "_"): value for key, value in content.items()}
+        raise UsageError(f"{place}: expected options (name: value), found {kind_of(content)}.")
+    options: dict[str, Any] = {}
+    for key, value in content.items():
+        name = str(key).replace("-", "_")
+        if name in options:
+            raise UsageError(f"{place}: {key} is there twice, with a hyphen and with an underscore.")
+        options[name] = value
+    return options
 
 
 class Options:
@@ -114,31 +119,49 @@ class Options:
         else:
             self.parser.add_argument(*flags, type=hint, default=default, help=help_text)
 
-    def parse(self, arguments: Sequence[str], file: Mapping[str, Any] | None = None) -> Any:
-        """Return the configuration; `arguments` win over `file`.
+    def parse(self, arguments: Sequence[str], file: Mapping[str, Any] | None = None, place: str = "") -> Any:
+        """Return the configuration; `arguments` win over `file`, which messages call `place`.
 
         Raises:
             UsageError: an unknown option (near misses suggested) or a value of the wrong type.
         """
-        self._check_known(file or {})
         try:
-            namespace = self.parser.parse_object(dict(file)) if file else None
-            namespace = self.parser.parse_args(list(arguments), namespace=namespace)
+            self._check_file(file or {})
+            namespace = self._read(self.parser.parse_object, dict(file)) if file else None
+        except UsageError as error:
+            raise UsageError(f"{place}: {error}" if place else str(error)) from None
+        return self._config(**self._read(self.parser.parse_args, list(arguments), namespace=namespace).as_dict())
+
+    def _read(self, parse: Callable[..., Any], *given: Any, **more: Any) -> Any:
+        try:
+            return parse(*given, **more)
         except (ArgumentError, TypeError, KeyError) as error:
             raise UsageError(self._explain(str(error))) from None
-        return self._config(**namespace.as_dict())
 
-    def _check_known(self, file: Mapping[str, Any], prefix: str = "") -> None:
+    def _check_file(self, file: Mapping[str, Any], prefix: str = "") -> None:
+        """Refuse names that are no options, and values that the parser would take although they are of other types."""
         for key, value in file.items():
             name = f"{prefix}{key}"
-            if isinstance(value, dict):
-                self._check_known(value, f"{name}.")
-            elif name not in self._types:
+            hint = self._types.get(name)
+            if isinstance(value, dict) and hint is None:
+                self._check_file(value, f"{name}.")
+            elif hint is None:
                 raise UsageError(self._unknown(flag(name)))
+            elif (_element(hint) and not isinstance(value, list | None)) or (
+                hint is bool and not isinstance(value, bool)
+            ):
+                raise UsageError(f"{flag(name)} must be {type_words(hint)}, got {str(value)!r:.60}.")
 
     def _explain(self, text: str) -> str:
         if found := re.search(r"unrecognized arguments: (\S+)", text):
             return self._unknown(found[1].split("=")[0])
+        if found := re.search(r"argument (--[\w.-]+)\S*: expected (?:one|at least one) argument", text):
+            name = found[1].removeprefix("--").replace("-", "_")
+            return f"{found[1].removesuffix('.name')} needs a value: {type_words(self._types[name])}."
+        if found := re.search(r"argument (--[\w.-]+)\S*: ignored explicit argument (.*)", text):
+            return f"{found[1]} takes no value, got {found[2]}. Leave the value out."
+        if found := re.search(r"the following arguments are required: (\w+)", text):
+            return f"{self.parser.prog} needs a {found[1].upper()}: {self.parser.prog} {found[1].upper()} [OPTIONS]."
         key = re.search(r'Parser key "([\w.]+)"', text)
         value = re.search(r"(?:Given value: |Got value: )(.*)", text)
         if key and value and key[1] in self._types:

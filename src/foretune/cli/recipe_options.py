@@ -72,8 +72,12 @@ def _make_options(command: str, description: str, config: type, names: tuple[tup
     return options
 
 
-def nested(file: dict[str, Any]) -> dict[str, Any]:
-    """Bring the content of a file into one form: mappings with a name, changes of parts beside the method."""
+def nested(file: dict[str, Any], place: str) -> dict[str, Any]:
+    """Bring the content of a file into one form: mappings with a name, changes of parts beside the method.
+
+    Raises:
+        UsageError: a method, scheme or part is something else; the message begins with `place`.
+    """
     from foretune.composition import AXES
 
     method = file.get("method")
@@ -84,7 +88,7 @@ def nested(file: dict[str, Any]) -> dict[str, Any]:
         if isinstance(file.get(group), str):
             file = {**file, group: {"name": file[group]}}
         elif not isinstance(file.get(group), dict | None):
-            raise UsageError(f"--config: {group} must be a name, or a name and settings, got {file[group]!r}.")
+            raise UsageError(f"{place}: {group} must be a name, or a name and settings, got {file[group]!r}.")
     return file
 
 

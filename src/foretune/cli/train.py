@@ -29,8 +29,8 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
         UsageError: an unknown method, an unknown option, a value of the wrong type.
     """
     path = find_value(arguments, "--config")
-    file = nested(read_config_file(path)) if path is not None else {}
+    file = nested(read_config_file(path), f"--config {path}") if path is not None else {}
     options, arguments = recipe_options(
         "train", "Tune a model on a task with forward passes only.", TrainConfig, arguments, file
     )
-    return options.parse(arguments, file)
+    return options.parse(arguments, file, f"--config {path}")

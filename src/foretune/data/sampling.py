@@ -10,7 +10,8 @@ import numpy as np
 
 from foretune.errors import UsageError
 
-_MAX_SEED = 2**32 - 1  # the legacy generator takes 32 bits
+MAX_SEED = 2**32 - 1
+"""Of a draw: the legacy generator takes 32 bits."""
 
 
 def draw(length: int, count: int, seed: int) -> list[int]:
@@ -19,8 +20,8 @@ def draw(length: int, count: int, seed: int) -> list[int]:
     Raises:
         UsageError: the seed is negative or needs more than 32 bits.
     """
-    if not 0 <= seed <= _MAX_SEED:
-        raise UsageError(f"train_set_seed is {seed}; it should lie between 0 and {_MAX_SEED}.")
+    if not 0 <= seed <= MAX_SEED:
+        raise UsageError(f"train_set_seed is {seed}; it should lie between 0 and {MAX_SEED}.")
     return np.random.RandomState(seed).permutation(length)[:count].tolist()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from foretune.composition import AXES
+from foretune.data.sampling import MAX_SEED
 from foretune.errors import UsageError
 
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
@@ -17,6 +18,9 @@ Engine = Literal["auto", "layerwise", "in_place", "paired"]
 Calibration = Literal["none", "sfc", "icl_sfc"]
 Baseline = Literal["linear_probe", "head_tuning"]
 ProbedObjective = Literal["lm", "classification"]
+
+_MAX_RUN_SEED = 2**63 - 1
+"""The largest integer that every part of a run can write down: the ledger's are of 64 bits, with a sign."""
 
 EVERY = "all"
 """Among the methods to be measured: every one, where it is defined."""
@@ -89,6 +93,7 @@ class ModelConfig:
             _at_least(self, name, 1)
         for name, least in (("num_eval", 1), ("train_set_seed", 0), ("shots", 1)):
             _at_least(self, name, least)
+        _at_most(self, "train_set_seed", MAX_SEED)
 
 
 @dataclass(kw_only=True)
@@ -245,8 +250,14 @@ class TrainConfig(RecipeConfig, ModelConfig):
         least |= {"num_dev": 0, "eval_steps": 1, "log_steps": 1, "diagnostics": 1, "seed": 0}
         for name, smallest in least.items():
             _at_least(self, name, smallest)
+        _at_most(self, "seed", _MAX_RUN_SEED)
         _at_least(self, "lr", 0)
         _at_least(self, "sequence_length", 2)
+        if self.warmup_steps and self.lr_scheduler == "constant":
+            raise UsageError(
+                f"--warmup-steps {self.warmup_steps} has no effect with --lr-scheduler constant; use "
+                "constant_with_warmup, linear or cosine."
+            )
         self._check_synthetic()
         if self.hub_private_repo and self.hub_repo is None:
             raise UsageError("--hub-private-repo has no effect without --push-to-hub.")
@@ -422,6 +433,11 @@ def _at_least(config: Any, name: str, least: int) -> None:
     value = getattr(config, name)
     if value is not None and not value >= least:
         raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, got {value}.")
+
+
+def _at_most(config: Any, name: str, most: int) -> None:
+    if (value := getattr(config, name)) > most:
+        raise UsageError(f"--{name.replace('_', '-')} must be at most {most}, got {value}.")
 
 
 def _without_effect(config: Any, names: Sequence[str], option: str, *, needed: bool) -> None:

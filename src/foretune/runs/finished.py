@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from foretune.data.own import OWN_KEYS
 from foretune.errors import UsageError
 from foretune.runs.loading import holds_model
@@ -16,6 +14,7 @@ from foretune.trainer.checkpoint import checkpoint_folders
 from foretune.trainer.publishing import FINAL_NAME
 from foretune.trainer.snapshots import RUN_NAME
 from foretune.trainer.trainer import JOURNAL_NAME
+from foretune.user_yaml import read_yaml
 
 _OF_ROWS = ("task", *OWN_KEYS, "data_dir", "template", "objective", "shots", "num_eval", "train_set_seed")
 """Settings of a run that say which rows are read, and how they are shown to a model."""
@@ -70,10 +69,7 @@ def evaluation_settings(model: str, given: Mapping[str, str | None]) -> dict[str
     path = Path(model) / CONFIG_NAME
     if not path.is_file():
         return {}
-    try:
-        settings = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"--model {model}: {path} is not YAML: {' '.join(str(error).split())}") from None
+    settings = read_yaml(path, f"--model {model}: {path}")
     if not isinstance(settings, dict):
         raise UsageError(f"--model {model}: {path} is not the configuration of a run.")
     names = list(_OF_ANY_ROWS)

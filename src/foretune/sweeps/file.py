@@ -13,6 +13,7 @@ import yaml
 from foretune.errors import UsageError, near_misses
 from foretune.sweeps.parameters import Parameter, Range, Values, read_parameter
 from foretune.sweeps.pruning import Pruning, read_early_terminate
+from foretune.user_yaml import kind_of, parse_yaml, read_text
 
 SearchMethod = Literal["grid", "random", "bayes"]
 Goal = Literal["minimize", "maximize"]
@@ -96,11 +97,7 @@ def load_sweep(word: str) -> Sweep:
     """
     path = Path(word)
     if path.is_file():
-        try:
-            text = path.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{word} cannot be read: {error}") from None
-        return read_sweep(text, place=word, name=path.stem)
+        return read_sweep(read_text(path, word), place=word, name=path.stem)
     if path.suffix in (".yaml", ".yml") or path.parent != Path("."):
         raise UsageError(f"{word}: there is no such file.")
     if word not in suite_names():
@@ -149,12 +146,9 @@ def read_sweep(text: str, *, place: str, name: str) -> Sweep:
     Raises:
         UsageError: naming the place, the key, what stands there and what would be right.
     """
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{place}: not YAML: {' '.join(str(error).split())}") from None
+    content = parse_yaml(text, place)
     if not isinstance(content, dict):
-        raise UsageError(f"{place}: expected method, metric and parameters, found {type(content).__name__}.")
+        raise UsageError(f"{place}: expected method, metric and parameters, found {kind_of(content)}.")
     for key in content:
         if key not in (*_WANDB_KEYS, *_WANDB_LABELS, *_OWN_KEYS):
             raise UsageError(f"{place}: unknown key {key!r}.{near_misses(str(key), (*_WANDB_KEYS, *_OWN_KEYS))}")

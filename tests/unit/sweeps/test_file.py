@@ -62,7 +62,7 @@ def test_steps_of_the_command_line_replace_a_budget():
     ("text", "message"),
     [
         ("parameters: [", "f: not YAML"),
-        ("[1]", "f: expected method, metric and parameters, found list."),
+        ("[1]", "f: expected method, metric and parameters, found a list."),
         ("parameter: {}", "f: unknown key 'parameter'. Did you mean: parameters"),
         ("method: grdi\nparameters: {lr: 1}", "f: method 'grdi' must be one of grid, random, bayes."),
         ("method: grid", "f: there are no parameters."),

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from foretune.errors import UsageError, near_misses
 from foretune.tasks.classification import label_name
+from foretune.user_yaml import kind_of, read_yaml
 
 _NAMED = re.compile(r"([^={}\s]+)=(.*)", re.DOTALL)
 """``0=terrible``: a label and its word."""
@@ -109,16 +108,9 @@ def read_task_file(path: Path) -> OwnTask:
     Raises:
         UsageError: there is no such file, it is not YAML, or says something else than a task.
     """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _TextLoader)
-    except OSError as error:
-        raise UsageError(f"Task file '{path}' cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"Task file '{path}' is not UTF-8 text ({error.reason} at byte {error.start}).") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"Task file '{path}': not YAML: {' '.join(str(error).split())}") from None
+    content = read_yaml(path, f"Task file '{path}'", as_text=True)
     if not isinstance(content, dict):
-        raise UsageError(f"Task file '{path}': expected settings (name: value), found {content!r:.60}.")
+        raise UsageError(f"Task file '{path}': expected settings (name: value), found {kind_of(content)}.")
     settings = {key.replace("-", "_"): value for key, value in content.items()}
     for key, value in settings.items():
         if key not in OWN_KEYS:
@@ -177,16 +169,3 @@ def _named_texts(value: Any, where: str) -> dict[str, str]:
             )
         texts[name] = text
     return texts
-
-
-class _TextLoader(yaml.BaseLoader):
-    """YAML whose scalars stay text (No, Yes, 01), and in which no key may stand twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """As the base class, with keys checked."""
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is there twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)

@@ -63,8 +63,8 @@ def test_tokens_of_a_text_are_counted(count):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "expected settings (name: value), found None."),
-        (b"- a\n", "expected settings (name: value), found ['a']."),
+        (b"", "expected settings (name: value), found nothing."),
+        (b"- a\n", "expected settings (name: value), found a list."),
         (b"data: [\n", "not YAML: "),
         (b"data: a\xff\n", "is not UTF-8 text"),
         (b"data: a.csv\npromt: x\n", "there is no setting 'promt'. Did you mean: prompt?"),

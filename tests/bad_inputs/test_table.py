@@ -1,0 +1,66 @@
+"""Every row of the table: one line that names what is wrong, an exit code, and nothing lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bad_inputs import deeds
+from bad_inputs.table import BadInput, load_table
+from foretune.cli.main import main
+
+TABLE = load_table()
+
+
+def files_of(folder: Path) -> dict[str, bytes | None]:
+    """Return the content of all files, and the folders, by their relative paths."""
+    found = {str(path.relative_to(folder)): path for path in folder.rglob("*")}
+    return {name: path.read_bytes() if path.is_file() else None for name, path in sorted(found.items())}
+
+
+@pytest.fixture
+def weights_are_read(monkeypatch):
+    """List of the models whose weights were read."""
+    from foretune.runs import evaluate, loading, replay, sources
+
+    read = []
+
+    def spy(model, *args, **kwargs):
+        read.append(model)
+        return original(model, *args, **kwargs)
+
+    original = loading.load_model
+    for module in (loading, sources, evaluate, replay):
+        monkeypatch.setattr(module, "load_model", spy)
+    return read
+
+
+def act(row: BadInput, place: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, dict[str, bytes | None]]:
+    """Do what the user did; return the exit code, and the files as they were before the command."""
+    for name, text in row.files.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(text, encoding="utf-8")
+    for deed in row.before:
+        deeds.do(deed)
+    before = files_of(place)
+    return main(row.words), before
+
+
+@pytest.mark.parametrize("row", TABLE, ids=str)
+def test_one_line_that_says_what_is_wrong(row, place, weights_are_read, capsys, monkeypatch):
+    code, before = act(row, place, monkeypatch)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert row.pattern.fullmatch(line), line
+    assert code == row.code
+    assert bool(weights_are_read) == row.loads
+    after = files_of(place)
+    touched = {name for name in before.keys() | after.keys() if before.get(name, "") != after.get(name, "")}
+    assert {name.partition("/")[0] for name in touched} == set(row.leaves)
+
+
+def test_the_page_is_current(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2] / "docs")
+    import generate_bad_inputs
+
+    assert generate_bad_inputs.PAGE.read_text(encoding="utf-8") == generate_bad_inputs.page(), "run `make docs`"
