@@ -84,7 +84,7 @@ def play(command: str, only_parse) -> None:
         only_parse(arguments)
         return
     if verb == "train":
-        assert MODEL in arguments, "give facebook/opt-125m, or a placeholder"
+        assert {MODEL, "--config"} & {*arguments}, f"give {MODEL}, or a placeholder"
         output = Path(arguments[arguments.index("--output") + 1])
         if "--resume" not in arguments and output.exists():
             shutil.rmtree(output.parent)  # with the ledger, so that its name is that of one run
