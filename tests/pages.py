@@ -53,9 +53,8 @@ def name(page: Path) -> str:
 
 def blocks(page: Path) -> Iterator[Block]:
     """Yield the blocks of a page in order; indented ones that begin with a program are blocks of commands too."""
-    text = page.read_text()
+    text, prose = page.read_text(), prose_of(page)
     fenced = [(match.start(), match[1], match[2]) for match in _FENCE.finditer(text)]
-    prose = _FENCE.sub(lambda match: re.sub(r"[^\n]", "", match[0]), text)
     indented = [
         (_offset(text, prose, match.start()), "bash", re.sub(r"(?m)^ {4}", "", match[0]))
         for match in _INDENTED.finditer(prose)
@@ -63,6 +62,11 @@ def blocks(page: Path) -> Iterator[Block]:
     ]
     for start, language, content in sorted(fenced + indented):
         yield Block(page, language, content, text.count("\n", 0, start) + 1)
+
+
+def prose_of(page: Path) -> str:
+    """Return the text of a page with empty lines in place of fenced blocks."""
+    return _FENCE.sub(lambda match: re.sub(r"[^\n]", "", match[0]), page.read_text())
 
 
 def all_blocks(*languages: str) -> list[Block]:
