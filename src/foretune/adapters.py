@@ -25,7 +25,7 @@ from foretune.noise import Noise, Purpose, stream_id
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
-    from transformers import DynamicCache, PreTrainedModel
+    from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
 Init = Literal["real", "random"]
 
@@ -351,7 +351,16 @@ def _check_room(model: PreTrainedModel, num_virtual_tokens: int) -> None:
         raise IncompatibleError(
             f"Virtual tokens need a causal language model; {type(model).__name__} is none. Use full or lora."
         )
-    num_positions = getattr(model.config, "max_position_embeddings", None)
+    check_positions(model.config, num_virtual_tokens)
+
+
+def check_positions(config: PreTrainedConfig, num_virtual_tokens: int) -> None:
+    """Refuse virtual tokens that leave no positions for a text of two tokens.
+
+    Raises:
+        IncompatibleError: naming the option and the positions.
+    """
+    num_positions = getattr(config, "max_position_embeddings", None)
     if num_positions is not None and num_virtual_tokens > num_positions - 2:
         raise IncompatibleError(
             f"--tuning.num_virtual_tokens {num_virtual_tokens} leaves no room for text: the model has {num_positions} "

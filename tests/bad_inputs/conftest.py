@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 
 import pytest
+from transformers import TrainerCallback
+
+import masked_models
+from bad_inputs.table import REST
+from foretune.cli.train import parse
+from foretune.runs.train import train
 
 
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory, tiny_model, rows_dir):
-    """Folder with a tiny model and rows of sst2; commands are run in a copy, by relative paths."""
+    """Folder with models, rows of sst2 and runs: `run` and `lora` finished; `half` and `adam` died at step 4 of 6."""
     folder = tmp_path_factory.mktemp("workshop")
     shutil.copytree(tiny_model, folder / "model")
     shutil.copytree(rows_dir, folder / "data")
+    masked_models.roberta().save_pretrained(folder / "masked")
+    masked_models.roberta_tokenizer().save_pretrained(folder / "masked")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for words in ("--output run", "--output lora --tuning lora"):
+            train(parse(shlex.split(f"{REST['train']} {words}")))
+        for words in ("--output half", "--output adam --method adam"):
+            with pytest.raises(KeyboardInterrupt):
+                train(parse(shlex.split(f"{REST['train']} {words}")), callbacks=[_Dies()])
     return folder
 
 
@@ -28,3 +44,9 @@ def place(workshop, tmp_path, monkeypatch):
     shutil.copytree(workshop, folder)
     monkeypatch.chdir(folder)
     return folder
+
+
+class _Dies(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 4:
+            raise KeyboardInterrupt

@@ -27,7 +27,7 @@ from typing import Any
 import yaml
 
 HERE = Path(__file__).resolve().parent
-AREAS = ("options",)
+AREAS = ("options", "models")
 """The files, in the order of the page that is made of them."""
 
 REST: Mapping[str, str] = {

@@ -193,33 +193,6 @@ def test_yaml_names_a_scheme_or_its_settings(tmp_path):
     assert parse([]).tuning["name"] == "full"
 
 
-def test_an_adapter_that_cannot_be_used_is_named(run, rows_dir, tmp_path, capsys):
-    folder, words, _, _ = run
-    final = str(folder / "final")
-    base = words[words.index("--model") + 1]
-    assert main([final if word == base else word for word in [*words, "--output", str(tmp_path / "run")]]) == 2
-    assert "is an adapter; give a whole model" in capsys.readouterr().err
-    shutil.copytree(final, tmp_path / "moved")
-    config = json.loads((tmp_path / "moved" / "adapter_config.json").read_text())
-    for missing, message in ((str(tmp_path / "gone"), "no such folder"), (None, "names no base model")):
-        (tmp_path / "moved" / "adapter_config.json").write_text(
-            json.dumps({**config, "base_model_name_or_path": missing})
-        )
-        evaluate = f"evaluate --model {tmp_path / 'moved'} --task sst2 --data-dir {rows_dir} --device cpu"
-        assert main(evaluate.split()) == 2
-        error = capsys.readouterr().err
-        assert f"--model {tmp_path / 'moved'}" in error
-        assert message in error
-
-
-def test_virtual_tokens_that_leave_no_room_are_refused(tiny_model, rows_dir, tmp_path, capsys):
-    words = words_of(tiny_model, rows_dir, tmp_path / "run", "prompt", "--tuning.num_virtual_tokens", "63")
-    assert main(words) == 1
-    assert (
-        "--tuning.num_virtual_tokens 63 leaves no room for text: the model has 64 positions" in capsys.readouterr().err
-    )
-
-
 def test_a_prefix_beyond_a_sliding_window_is_refused_before_the_first_step(tiny_tokenizer, rows_dir, tmp_path, capsys):
     from transformers import MistralConfig, MistralForCausalLM
 

@@ -206,8 +206,8 @@ class _Fit:
         if tokens.option_length > room:
             if not example.ends_text:
                 raise UsageError(
-                    f"{where}: it has {tokens.option_length} tokens; with max_length {self._max_length} at most "
-                    f"{room} fit. Raise max_length or shorten the option."
+                    f"{where}: it has {tokens.option_length} tokens; with --max-length {self._max_length} at most "
+                    f"{room} fit. Raise it, or shorten the option."
                 )
             kept = length - (tokens.option_length - room)
             tokens = replace(tokens, ids=tokens.ids[:kept], option_length=room)

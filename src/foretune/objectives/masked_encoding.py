@@ -145,7 +145,7 @@ def encode_masked(
         if surplus > 0:
             raise UsageError(
                 f"{row.name}: the prompt has {max_length + surplus} tokens without its sentences; "
-                f"max_length is {max_length}. Raise it."
+                f"--max-length is {max_length}. Raise it."
             )
         left = [start, *(token for tokens in before for token in tokens.ids)]
         right = [*(token for tokens in after for token in tokens.ids), end]

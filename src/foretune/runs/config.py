@@ -246,6 +246,8 @@ class TrainConfig(RecipeConfig, ModelConfig):
         super().check()
         if not self.output:
             raise UsageError("--output is missing: give a folder for the run, for example runs/first.")
+        if Path(self.model).is_dir() and Path(self.output).resolve() == Path(self.model).resolve():
+            raise UsageError(f"--output {self.output} is the folder of --model; choose another folder.")
         least = {"steps": 1, "batch_size": 1, "gradient_accumulation_steps": 1, "warmup_steps": 0, "num_train": 1}
         least |= {"num_dev": 0, "eval_steps": 1, "log_steps": 1, "diagnostics": 1, "seed": 0}
         for name, smallest in least.items():

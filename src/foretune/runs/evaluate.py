@@ -49,6 +49,7 @@ from foretune.runs.protocol import (
 from foretune.runs.recording import record_evaluations
 from foretune.runs.rows import load_rows
 from foretune.runs.task import task_of
+from foretune.runs.weight_files import check_adapter_weights, check_weights
 from foretune.tasks import Task
 from foretune.tasks.candidates import AbstractCandidateTask
 
@@ -69,6 +70,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     task = task_of(config)
     name = local_adapter(shown, revision=config.revision)
     kind = _find_kind(config, name)
+    (check_adapter_weights if is_adapter(name) else check_weights)(name)
     check_prompt(task, kind, config.template)
     choice = choose_objective(task, config.objective, kind)
     _check_setting(config, task, kind, choice)

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from foretune.adapters import peft_warnings_hidden
 from foretune.errors import IncompatibleError, UsageError
 from foretune.hub import is_local
+from foretune.runs.weight_files import check_adapter_weights, check_weights
+from foretune.trainer.publishing import FINAL_NAME
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 ModelKind = Literal["causal", "masked"]
 """What a language model predicts: the next token, or one behind a mask."""
@@ -71,13 +79,15 @@ def check_model_path(model: str) -> None:
     if not is_local(model):
         return
     if not path.is_dir():
-        raise UsageError(f"--model {model}: there is no such folder.")
+        found = "this is a file; give the folder it is in" if path.exists() else "there is no such folder"
+        raise UsageError(f"--model {model}: {found}.")
     if is_adapter(model):
         raise UsageError(
             f"--model {model} is an adapter; give a whole model: its base, or the two merged (peft's merge_and_unload)."
         )
     if not (path / _MODEL_CONFIG).is_file():
-        raise UsageError(f"--model {model}: the folder has no {_MODEL_CONFIG}, so it is not a saved model.")
+        hint = f" Its {path / FINAL_NAME} is one." if holds_model(path / FINAL_NAME) else ""
+        raise UsageError(f"--model {model}: the folder has no {_MODEL_CONFIG}, so it is not a saved model.{hint}")
 
 
 def holds_model(folder: Path) -> bool:
@@ -202,6 +212,7 @@ def load_model(
             f"--model {model}: its weights are quantized ({_quantization_method(quantization)}), and there is no "
             "engine yet that perturbs such weights. Give the checkpoint that it was made from."
         )
+    check_weights(model)
     with _explained(model, "cannot load it"):
         loaded, report = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM}[kind].from_pretrained(
             model,
@@ -209,8 +220,20 @@ def load_model(
             dtype=dtype,
             revision=revision,
             trust_remote_code=trust_remote_code,
+            ignore_mismatched_sizes=True,  # they are named below
             output_loading_info=True,
         )
+    if mismatched := sorted(report["mismatched_keys"]):
+        name, found, expected = mismatched[0]
+        raise UsageError(
+            f"--model {model}: '{name}' has shape {list(found)} in the weights and {list(expected)} by "
+            f"{_MODEL_CONFIG}, so one of the two is of another model."
+        )
+    if unused := sorted(report["unexpected_keys"]):
+        logger.warning(
+            "--model %s: %d weights are not used, such as '%s'; is its %s of another model?",
+            model, len(unused), unused[0], _MODEL_CONFIG,
+        )  # fmt: skip
     if missing := sorted(report["missing_keys"]):
         raise UsageError(
             f"--model {model}: it lacks {len(missing)} weights of {type(loaded).__name__}, such as '{missing[0]}', "
@@ -244,6 +267,7 @@ def load_adapter(
     from peft import PeftModel
 
     base_name, revision = _adapter_base(adapter)
+    check_adapter_weights(adapter)
     loading: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     with _named_as_adapter(adapter):
         kind = model_kind(load_config(base_name, **loading))
@@ -290,14 +314,22 @@ def _explained(model: str, failure: str) -> Iterator[None]:
     """Turn what transformers, peft and safetensors raise about `model` into one line."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except UnpicklingError as error:
+        raise UsageError(
+            f"--model {model}: {failure}: its pickled weights are damaged, or are not weights alone. Give a checkpoint "
+            "in safetensors."
+        ) from error
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, StrictDataclassError, SafetensorError) as error:
         if "trust_remote_code" in str(error):
             raise UsageError(
                 f"--model {model}: {failure} without running code that its repository ships. Read that code, and "
                 "give --trust-remote-code if you trust it."
             ) from error
-        first_paragraph = (str(error).strip() or type(error).__name__).partition("\n\n")[0]
-        raise UsageError(f"--model {model}: {failure}: {' '.join(first_paragraph.split())}") from error
+        name = type(error).__name__
+        text = f"{name} {error}" if isinstance(error, KeyError) else str(error).strip() or name
+        where = "" if Path(model).exists() else "there is no such folder here; from the hub: "
+        reason = textwrap.shorten(text.partition("\n\n")[0], 400, placeholder=" ...")
+        raise UsageError(f"--model {model}: {where}{failure}: {reason}") from error
 
 
 def _quantization_method(quantization: Any) -> str:

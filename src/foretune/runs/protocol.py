@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from foretune.adapters import check_positions
 from foretune.data import TaskRow
 from foretune.errors import UsageError
 from foretune.evaluation import (
@@ -262,8 +263,8 @@ class CausalProtocol(AbstractTaskProtocol):
         room = self.max_length - self.task.max_new_tokens
         if room < 2:
             raise UsageError(
-                f"--max-length {self.max_length} leaves no room for a prompt: task {self.task.name!r} generates up to "
-                f"{self.task.max_new_tokens} tokens."
+                f"At most {self.max_length} tokens fit, by --max-length or the model's positions, and task "
+                f"{self.task.name!r} generates up to {self.task.max_new_tokens}, which leaves no room for a prompt."
             )
         return room
 
@@ -279,7 +280,7 @@ class MaskedProtocol(AbstractTaskProtocol):
         """Write rows around a mask and tokenize them piece by piece."""
         template = masked_template(self.task)
         examples = [template.example(row.row, row.name) for row in rows]
-        return encode_masked(examples, self.tokenizer, min(self.max_length, template.max_length))
+        return encode_masked(examples, self.tokenizer, self.max_length)
 
     def evaluate(
         self, model: nn.Module, rows: Sequence[EncodedMaskedExample], *, only_loss: bool = False
@@ -332,18 +333,51 @@ def make_protocol(
     kind: ModelKind,
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
-) -> AbstractProtocol:
+) -> AbstractTaskProtocol:
     """Return the protocol of a task with a model that is loaded.
 
     Raises:
-        UsageError: the tokenizer is another model's, or no text fits.
+        UsageError: the tokenizer is another model's.
     """
     _check_vocabulary(config.model, model, tokenizer)
+    usable = usable_masked_length if kind == "masked" else usable_length
+    return _protocol(config, task, choice, kind, tokenizer, usable(model, config.max_length))
+
+
+def expected_protocol(
+    config: ModelConfig,
+    task: Task,
+    choice: ObjectiveChoice,
+    kind: ModelKind,
+    of_model: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    num_virtual_tokens: int,
+) -> AbstractTaskProtocol:
+    """Return what `make_protocol` will in all likelihood, by the model's configuration, before it is loaded.
+
+    Raises:
+        IncompatibleError: virtual tokens leave no room for a text.
+    """
+    check_positions(of_model, num_virtual_tokens)
+    positions = getattr(of_model, "max_position_embeddings", None)
+    length = min(config.max_length, positions - num_virtual_tokens) if positions else config.max_length
+    return _protocol(config, task, choice, kind, tokenizer, length)
+
+
+def _protocol(
+    config: ModelConfig,
+    task: Task,
+    choice: ObjectiveChoice,
+    kind: ModelKind,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+) -> AbstractTaskProtocol:
     shared: dict[str, Any] = {"task": task, "choice": choice, "tokenizer": tokenizer}
     shared["batch_size"] = config.eval_batch_size
     if kind == "masked":
-        return MaskedProtocol(**shared, max_length=usable_masked_length(model, config.max_length))
-    return CausalProtocol(**shared, template=config.template, max_length=usable_length(model, config.max_length))
+        return MaskedProtocol(**shared, max_length=min(max_length, masked_template(task).max_length))
+    return CausalProtocol(**shared, template=config.template, max_length=max_length)
 
 
 def _check_vocabulary(name: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from foretune.adapters import make_tuning
 from foretune.errors import JournalError, UsageError
@@ -38,16 +39,23 @@ def replay_run(config: ReplayConfig) -> int:
         raise JournalError(f"{journal.path} names no base model: it was not written by 'foretune train'.")
     base = header["origin"]
     name, revision = config.model or base["model"], config.revision or (None if config.model else base["revision"])
-    device = resolve_device(config.device)
-    loading = {"revision": revision, "trust_remote_code": config.trust_remote_code}
-    tokenizer = load_tokenizer(name, **loading)
-    model = load_model(name, dtype=resolve_dtype(base["dtype"], device), device=device, **loading)
-    model = make_tuning(header["config"]["tuning"]).attach(model, seed=header["seed"], revision=revision)
-    method = method_of_description(header["method"])
-    optimizer = Optimizer(model, **method.optimizer_arguments(), seed=header["seed"])
     num_steps = selected_step(journal) if config.step is None else config.step
     if num_steps > len(journal.steps):
         raise UsageError(f"--step {num_steps}: the journal holds {len(journal.steps)} steps.")
+    device = resolve_device(config.device)
+    loading: dict[str, Any] = {"revision": revision, "trust_remote_code": config.trust_remote_code}
+    try:
+        tokenizer = load_tokenizer(name, **loading)
+        model = load_model(name, dtype=resolve_dtype(base["dtype"], device), device=device, **loading)
+    except UsageError as error:
+        if config.model is not None:
+            raise
+        raise UsageError(
+            f"The base model that {journal.path} names is not there: {error} Say where: --model."
+        ) from error
+    model = make_tuning(header["config"]["tuning"]).attach(model, seed=header["seed"], revision=revision)
+    method = method_of_description(header["method"])
+    optimizer = Optimizer(model, **method.optimizer_arguments(), seed=header["seed"])
     replay(optimizer, journal, num_steps=num_steps)
     save_model(model, Path(config.output))
     tokenizer.save_pretrained(config.output)

@@ -25,11 +25,19 @@ from foretune.runs.loading import (
     resolve_device,
     resolve_dtype,
 )
-from foretune.runs.protocol import PROTOCOLS, AbstractProtocol, check_prompt, choose_objective, make_protocol
+from foretune.runs.protocol import (
+    PROTOCOLS,
+    AbstractProtocol,
+    check_prompt,
+    choose_objective,
+    expected_protocol,
+    make_protocol,
+)
 from foretune.runs.rows import load_rows
 from foretune.runs.shapes import check_length, is_shape, load_shape, random_model, shape_dtype
 from foretune.runs.synthetic import synthetic_rows
 from foretune.runs.task import task_of
+from foretune.runs.weight_files import check_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,39 +105,53 @@ class AbstractSource(ABC):
 
     @abstractmethod
     def load(self, tuning: AbstractTuning) -> Loaded:
-        """Load the model, attach what is tuned, encode the rows."""
+        """Load the model, attach what is tuned; the rows are encoded."""
 
 
 class TaskSource(AbstractSource):
-    """Rows of a task, read from files or the hub.
+    """Rows of a task, read from files or the hub, and encoded.
 
     Args:
         config: The run.
+        tuning: What is tuned; virtual tokens take positions.
     Raises:
-        UsageError: model, task, objective and rows do not fit together, or cannot be read.
+        UsageError: model, tokenizer, task, objective and rows do not fit together, or cannot be read.
+        IncompatibleError: the tokenizer lacks what the prompts need.
     """
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, tuning: AbstractTuning) -> None:
         self._config = config
         loading = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
         task = task_of(config)
-        self._kind = model_kind(load_config(config.model, **loading))  # type: ignore[arg-type]
+        of_model = load_config(config.model, **loading)  # type: ignore[arg-type]
+        self._kind = model_kind(of_model)
         check_prompt(task, self._kind, config.template)
         self._choice = choose_objective(task, config.objective, self._kind)
         self._data = load_rows(config, task, self._kind, num_train=config.num_train, num_dev=config.num_dev)
         self.name, self.objective = task.name, self._choice.name
         self.selection = PROTOCOLS[self._kind].selection if self._data.dev else None
         self.majority, self.hub_datasets = self._data.majority, self._data.hub_datasets
+        check_weights(config.model)
+        self._tokenizer = load_tokenizer(config.model, **loading)  # type: ignore[arg-type]
+        expected = expected_protocol(
+            config,
+            task,
+            self._choice,
+            self._kind,
+            of_model,
+            self._tokenizer,
+            num_virtual_tokens=getattr(tuning, "num_virtual_tokens", 0),
+        )
+        self._max_length, self._encoded = expected.max_length, self._encode(expected)
 
     def describe(self) -> dict[str, object]:
         """Return the origins of the rows."""
         return self._data.describe()
 
     def load(self, tuning: AbstractTuning) -> Loaded:
-        """Load model and tokenizer, attach what is tuned, encode the rows."""
-        config, data = self._config, self._data
+        """Load the model and attach what is tuned."""
+        config = self._config
         device = resolve_device(config.device)
-        tokenizer = load_tokenizer(config.model, revision=config.revision, trust_remote_code=config.trust_remote_code)
         base = load_model(
             config.model,
             dtype=resolve_dtype(config.dtype, device),
@@ -139,18 +161,23 @@ class TaskSource(AbstractSource):
             trust_remote_code=config.trust_remote_code,
         )
         model = tuning.attach(base, seed=config.seed, revision=config.revision)
-        protocol = make_protocol(config, data.task, self._choice, self._kind, model, tokenizer)
-        rows, dev, test = (protocol.encode(part) for part in (data.train, data.dev, data.evaluation))
+        protocol = make_protocol(config, self._data.task, self._choice, self._kind, model, self._tokenizer)
+        same = protocol.max_length == self._max_length
+        rows, dev, test = self._encoded if same else self._encode(protocol)
         check_window(model, max(row.length for row in (*rows, *dev, *test)))
         return Loaded(
             model=model,
             base=base,
-            tokenizer=tokenizer,
+            tokenizer=self._tokenizer,
             protocol=protocol,
             rows=rows,
             dev=dev,
             test=test,
         )
+
+    def _encode(self, protocol: AbstractProtocol) -> tuple[list[Any], list[Any], list[Any]]:
+        data = self._data
+        return protocol.encode(data.train), protocol.encode(data.dev), protocol.encode(data.evaluation)
 
 
 class SyntheticSource(AbstractSource):
@@ -173,6 +200,8 @@ class SyntheticSource(AbstractSource):
             config.model, revision=config.revision, trust_remote_code=config.trust_remote_code
         )
         check_kind(self._model_config, "causal")
+        if not is_shape(config.model):
+            check_weights(config.model)
         check_length(
             self._model_config,
             config.resolved_sequence_length,
@@ -238,4 +267,4 @@ def make_source(config: TrainConfig, tuning: AbstractTuning) -> AbstractSource:
     Raises:
         UsageError: an option is wrong.
     """
-    return SyntheticSource(config, tuning) if config.task == SYNTHETIC else TaskSource(config)
+    return SyntheticSource(config, tuning) if config.task == SYNTHETIC else TaskSource(config, tuning)

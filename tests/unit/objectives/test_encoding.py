@@ -146,7 +146,7 @@ def test_option_that_does_not_fit_is_refused_by_row_name(tiny_tokenizer):
     option = " wonderfully odd"
     (length,) = encode_one(tiny_tokenizer, "It was", option).option_lengths
     assert encode_one(tiny_tokenizer, "It was", option, max_length=length + 1).option_lengths == (length,)
-    message = f"'{option}': it has {length} tokens; with max_length {length} at most {length - 1} fit"
+    message = f"'{option}': it has {length} tokens; with --max-length {length} at most {length - 1} fit"
     with pytest.raises(UsageError, match=f"^sst2 train row 7, option {message}"):
         encode_one(tiny_tokenizer, "It was", option, max_length=length)
 

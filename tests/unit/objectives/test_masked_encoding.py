@@ -99,7 +99,7 @@ def test_the_last_sentence_is_cut_first_and_the_template_never(byte_level, caplo
     assert "1 of 1 rows have sentences that are too long and were cut, by 1 tokens at most (the first is row 0)" in (
         caplog.text
     )
-    with pytest.raises(UsageError, match="row 0: the prompt has 5 tokens without its sentences; max_length is 4"):
+    with pytest.raises(UsageError, match="row 0: the prompt has 5 tokens without its sentences; --max-length is 4"):
         encode(PAIRS, ROW, byte_level, 4)
 
 

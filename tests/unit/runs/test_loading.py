@@ -170,7 +170,7 @@ def test_own_code_needs_the_option(saved):
         ("config.json", '{"model_type": "unheard_of"}', "model type `unheard_of`"),
         ("config.json", None, "has no config.json, so it is not a saved model"),
         ("model.safetensors", "garbage", "header"),
-        ("model.safetensors", None, "no file named model.safetensors"),
+        ("model.safetensors", None, "has no weights: no model.safetensors"),
     ],
 )
 def test_broken_folder_is_one_clear_error(saved, file, content, message):
@@ -184,7 +184,9 @@ def test_broken_folder_is_one_clear_error(saved, file, content, message):
 
 def test_hub_id_offline_is_one_clear_error():
     for refused in (load_config, load_tokenizer):
-        with pytest.raises(UsageError, match=r"^--model no/such-model: cannot load it"):
+        with pytest.raises(
+            UsageError, match=r"^--model no/such-model: there is no such folder here; from the hub: cannot load it"
+        ):
             refused("no/such-model")
 
 
