@@ -12,8 +12,8 @@ model = LlamaForCausalLM(LlamaConfig(vocab_size=64, **size))
 # a real one: batch = AutoTokenizer.from_pretrained("facebook/opt-125m")("It was great.", return_tensors="pt")
 batch = {"input_ids": torch.tensor([[5, 9, 2, 7] * 4])}
 
-optimizer = foretune.MeZO(model, lr=3e-3, zo_eps=1e-3, num_directions=4)
+optimizer = foretune.MeZO(model, lr=5e-3, zo_eps=1e-3, num_directions=4)
 losses = []
-for _ in range(150):
+for _ in range(100):
     losses.append(optimizer.step(lambda: model(**batch, labels=batch["input_ids"]).loss).item())
 print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f}")

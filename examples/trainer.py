@@ -18,10 +18,10 @@ args = ZOTrainingArguments(
     output_dir=tempfile.mkdtemp(prefix="foretune-"),
     method="mezo",
     method_options={"num_directions": 4},
-    learning_rate=3e-3,
-    max_steps=150,
+    learning_rate=5e-3,
+    max_steps=100,
     per_device_train_batch_size=1,
-    logging_steps=15,
+    logging_steps=10,
     disable_tqdm=True,
     report_to="none",  # the callback is given below; report_to="tensorboard" would do the same
 )
