@@ -15,7 +15,7 @@ import pytest
 
 import foretune
 from foretune.methods import METHODS
-from pages import DOCS, ROOT, SITE, SITE_PAGES
+from pages import DOCS, PAGES, ROOT, SITE, SITE_PAGES, name, prose_of
 
 
 def places(entries: list) -> Iterator[str]:
@@ -44,11 +44,11 @@ def test_the_reference_has_every_public_name():
     assert all(f"`{name}`" in (DOCS / "methods.md").read_text() for name in methods)
 
 
-def test_links_of_pages_outside_of_the_site_lead_somewhere():
-    """Those within the site are the builder's business."""
-    for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md"):
-        for link in re.findall(r"\]\(([^)#\s]+)", (ROOT / page).read_text()):
-            assert link.startswith("https://") or ((ROOT / page).parent / link).exists(), f"{page}: {link}"
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=name)
+def test_links_of_pages_lead_somewhere(page):
+    """As they are read in the repository; those of the site are checked by its builder too."""
+    for link in re.findall(r"\]\(([^)#\s]+)", prose_of(page)):
+        assert link.startswith("https://") or (page.parent / link).exists(), link
 
 
 class Fetched(HTMLParser):
