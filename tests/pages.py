@@ -53,15 +53,13 @@ def name(page: Path) -> str:
 
 def blocks(page: Path) -> Iterator[Block]:
     """Yield the blocks of a page in order; indented ones that begin with a program are blocks of commands too."""
-    text, prose = page.read_text(), prose_of(page)
-    fenced = [(match.start(), match[1], match[2]) for match in _FENCE.finditer(text)]
-    indented = [
-        (_offset(text, prose, match.start()), "bash", re.sub(r"(?m)^ {4}", "", match[0]))
-        for match in _INDENTED.finditer(prose)
-        if match[0].split()[0] in PROGRAMS
-    ]
-    for start, language, content in sorted(fenced + indented):
-        yield Block(page, language, content, text.count("\n", 0, start) + 1)
+    text, prose = page.read_text(), prose_of(page)  # of equally many lines
+    found = [(text.count("\n", 0, match.start()), match[1], match[2]) for match in _FENCE.finditer(text)]
+    for match in _INDENTED.finditer(prose):
+        if match[0].split()[0] in PROGRAMS:
+            found.append((prose.count("\n", 0, match.start()), "bash", re.sub(r"(?m)^ {4}", "", match[0])))
+    for line, language, content in sorted(found):
+        yield Block(page, language, content, line + 1)
 
 
 def prose_of(page: Path) -> str:
@@ -77,12 +75,6 @@ def all_blocks(*languages: str) -> list[Block]:
 def words(command: str) -> list[str]:
     """Split a command as a shell does."""
     return shlex.split(command)
-
-
-def _offset(text: str, prose: str, place: int) -> int:
-    """Return where the line at a place of the prose begins in the text, which has the same lines."""
-    line = prose.count("\n", 0, place)
-    return sum(len(part) + 1 for part in text.split("\n")[:line])
 
 
 def _without_comment(line: str) -> str:
