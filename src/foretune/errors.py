@@ -26,6 +26,10 @@ class JournalError(ForetuneError):
     """A journal cannot be read, or does not belong to this run."""
 
 
+class CheckpointError(ForetuneError):
+    """A file of a run's folder cannot be read or written."""
+
+
 class LedgerError(ForetuneError):
     """The ledger of runs cannot be read or written."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import re
 import shlex
 import shutil
 
@@ -32,16 +34,30 @@ def workshop(tmp_path_factory, tiny_model, rows_dir):
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_objects_to_look_at(workshop):
+    """Leave out of garbage collection what was there before: the Trainer collects at every run, half of its time."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture
-def place(workshop, tmp_path, monkeypatch):
-    """A copy of the workshop in which a command is run; there is no network, and no ledger of elsewhere."""
+def place(request, workshop, tmp_path, monkeypatch):
+    """A copy of what a row needs of the workshop, to run its command in; no network, no ledger of elsewhere."""
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     for variable in ("FORETUNE_DATA", "FORETUNE_LEDGER", "FORETUNE_STORAGE"):
         monkeypatch.delenv(variable, raising=False)
     folder = tmp_path / "place"
-    shutil.copytree(workshop, folder)
+    folder.mkdir()
+    row = request.node.callspec.params["row"]
+    told = " ".join((row.command, str(row.largest_file), *row.files, *row.before, *row.then))
+    always = {"model", "data", "runs.sqlite", *(["run"] if row.resumes else [])}
+    for entry in workshop.iterdir():
+        if entry.name in always or re.search(rf"\b{entry.name}\b", told):
+            (shutil.copytree if entry.is_dir() else shutil.copy)(entry, folder / entry.name)
     monkeypatch.chdir(folder)
     return folder
 

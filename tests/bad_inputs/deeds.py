@@ -21,6 +21,13 @@ def flip(path: str, place: str) -> None:
     Path(path).write_bytes(data)
 
 
+def replace(path: str, old: str, new: str) -> None:
+    """Replace a text that is there once."""
+    text = Path(path).read_text()
+    assert text.count(old) == 1
+    Path(path).write_text(text.replace(old, new))
+
+
 def zeros(path: str, count: str) -> None:
     """Append zero bytes, as a power failure leaves them."""
     with Path(path).open("ab") as file:
@@ -60,7 +67,8 @@ def set_(path: str, key: str, value: str) -> None:
 
 
 DEEDS = {
-    function.__name__.rstrip("_"): function for function in (cut, flip, zeros, remove, copy, move, folder, recode, set_)
+    function.__name__.rstrip("_"): function
+    for function in (cut, flip, replace, zeros, remove, copy, move, folder, recode, set_)
 }
 
 

@@ -9,9 +9,10 @@ A file has a `title`, words `about` the area, and `rows`, each with
 - `code`: the exit code, 2 if not given;
 - `leaves`: what the command leaves behind in the folder it is run in; all the rest is as it was, to the byte;
 - `loads`: whether the weights of a model are read before the mistake shows; they are not, if not given;
-- `resumes`: a run that goes on afterwards, and ends as if nothing had happened;
-- `largest_file`: the bytes that a file may have, as on a disk that is full; `interrupt`: at which moment Ctrl-C is
-  pressed, see `moments.py`;
+- `resumes`: the run that goes on afterwards, once `then` is done (as `before`), and ends bit for bit as if nothing had
+  happened;
+- `largest_file`: the bytes that a file may have, as on a disk that is full, or a file with that many more or fewer;
+  `interrupt`: at which moment Ctrl-C is pressed, see `moments.py`;
 - `advice`: what to do, where the message does not say it.
 """
 
@@ -27,7 +28,7 @@ from typing import Any
 import yaml
 
 HERE = Path(__file__).resolve().parent
-AREAS = ("options", "models")
+AREAS = ("options", "models", "runs", "interrupts")
 """The files, in the order of the page that is made of them."""
 
 REST: Mapping[str, str] = {
@@ -35,6 +36,12 @@ REST: Mapping[str, str] = {
     "--batch-size 4 --num-train 20 --num-dev 8 --num-eval 12 --lr 1e-3 --device cpu",
 }
 """What ``...`` stands for behind the first word of a command."""
+
+
+def in_full(command: str) -> list[str]:
+    """Return the words of a command, with what ``...`` stands for."""
+    first, *others = shlex.split(command)
+    return [first, *(word for other in others for word in (shlex.split(REST[first]) if other == "..." else [other]))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +58,8 @@ class BadInput:
     leaves: tuple[str, ...] = ()
     loads: bool = False
     resumes: str | None = None
-    largest_file: int | None = None
+    then: tuple[str, ...] = ()
+    largest_file: int | str | None = None
     interrupt: str | None = None
     advice: str = ""
 
@@ -61,11 +69,7 @@ class BadInput:
     @property
     def words(self) -> list[str]:
         """The command line, in full."""
-        first, *others = shlex.split(self.command)
-        return [
-            first,
-            *(word for other in others for word in (shlex.split(REST[first]) if other == "..." else [other])),
-        ]
+        return in_full(self.command)
 
     @property
     def pattern(self) -> re.Pattern[str]:
@@ -100,7 +104,7 @@ def load_area(name: str) -> Area:
     for row in content["rows"]:
         if unknown := row.keys() - known:
             raise ValueError(f"{name}.yaml, {row.get('did')}: {', '.join(sorted(unknown))} means nothing")
-        lists = {key: tuple(row.get(key, ())) for key in ("before", "leaves")}
+        lists = {key: tuple(row.get(key, ())) for key in ("before", "leaves", "then")}
         rows.append(BadInput(area=name, **{**row, **lists}))
     return Area(title=content["title"], about=content["about"], rows=tuple(rows))
 

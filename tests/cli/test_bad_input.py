@@ -73,36 +73,9 @@ def test_missing_data_files(train_words, rows_dir, tmp_path, capsys):
     _fails(words, capsys, "train.jsonl", "does not exist")
 
 
-def test_a_folder_without_a_model(train_words, tiny_model, tmp_path, capsys):
-    (tmp_path / "empty").mkdir()
-    words = [str(tmp_path / "empty") if word == str(tiny_model) else word for word in train_words]
-    _fails(words, capsys, "no config.json")
-
-
-def test_an_output_that_is_taken(train_words, tmp_path, capsys):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "journal").write_bytes(b"someone's run")
-    _fails(train_words, capsys, "--resume")
-    assert (tmp_path / "run" / "journal").read_bytes() == b"someone's run"
-
-
-def test_an_output_that_is_a_file(train_words, tmp_path, capsys):
-    (tmp_path / "run").write_text("notes")
-    _fails(train_words, capsys, "is a file")
-    assert (tmp_path / "run").read_text() == "notes"
-
-
 def test_an_output_that_cannot_be_written(train_words, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     _fails(train_words, capsys, "--output", "not writable")
-
-
-def test_replay(tmp_path, capsys):
-    _fails(["replay", str(tmp_path / "nothing"), "-o", str(tmp_path / "o")], capsys, "nothing", code=1)
-    (tmp_path / "journal").write_bytes(b"not a journal")
-    _fails(["replay", str(tmp_path), "-o", str(tmp_path / "o")], capsys, "journal", code=1)
-    _fails(["replay", str(tmp_path)], capsys, "--output is missing")
-    _fails(["replay", str(tmp_path), "-o", str(tmp_path)], capsys, "not empty")
 
 
 def test_evaluate(tiny_model, rows_dir, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import sys
@@ -32,6 +33,8 @@ EXIT_USAGE = 2
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the process's exit code: 0, 2 (wrong use), 1 (failed), 130 (Ctrl-C)."""
@@ -50,8 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         write_error(str(error))
         return EXIT_USAGE
-    except (ForetuneError, OSError) as error:
+    except ForetuneError as error:
         write_error(str(error))
+        return EXIT_FAILURE
+    except OSError as error:
+        write_error(_explain(error))
         return EXIT_FAILURE
     except KeyboardInterrupt:
         write_error("interrupted; a training run goes on with the same command and --resume.")
@@ -59,6 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as error:  # --help of a command
         return int(error.code or 0)
     return 0
+
+
+def _explain(error: OSError) -> str:
+    """Say what the system refused, and what to do where it is room that is missing."""
+    where = f"{error.filename}: " if error.filename is not None else ""
+    hint = " Make room; a training run then goes on with --resume." if error.errno in _NO_ROOM else ""
+    return f"{where}{error.strerror or error}.{hint}"
 
 
 def _usage() -> str:

@@ -391,6 +391,11 @@ class ReplayConfig:
         """
         if not self.output:
             raise UsageError("--output is missing: give a folder for the rebuilt model.")
+        if not self.run:
+            raise UsageError("Name the run: foretune replay RUN -o DIR.")
+        existing = next(path for path in (Path(self.output), *Path(self.output).absolute().parents) if path.exists())
+        if not existing.is_dir():
+            raise UsageError(f"--output {self.output}: {existing} is a file; give a folder.")
         if Path(self.output).exists() and any(Path(self.output).iterdir()):
             raise UsageError(f"--output {self.output} exists and is not empty; choose another folder.")
         _at_least(self, "step", 0)

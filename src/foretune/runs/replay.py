@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 from foretune.adapters import make_tuning
-from foretune.errors import JournalError, UsageError
+from foretune.errors import CheckpointError, JournalError, UsageError
 from foretune.journal import Journal, replay
 from foretune.methods import method_of_description
 from foretune.optimizer import Optimizer
 from foretune.runs.config import ReplayConfig
 from foretune.runs.loading import load_model, load_tokenizer, resolve_device, resolve_dtype
 from foretune.runs.output import recorded_method
-from foretune.trainer.checkpoint import save_model
+from foretune.trainer.checkpoint import save_model, writing
 from foretune.trainer.publishing import FINAL_NAME
 from foretune.trainer.snapshots import RUN_NAME
 from foretune.trainer.trainer import JOURNAL_NAME
@@ -57,8 +58,14 @@ def replay_run(config: ReplayConfig) -> int:
     method = method_of_description(header["method"])
     optimizer = Optimizer(model, **method.optimizer_arguments(), seed=header["seed"])
     replay(optimizer, journal, num_steps=num_steps)
-    save_model(model, Path(config.output))
-    tokenizer.save_pretrained(config.output)
+    output = Path(config.output)
+    try:
+        with writing(output, then="replay again"):
+            save_model(model, output)
+            tokenizer.save_pretrained(output)
+    except CheckpointError:
+        shutil.rmtree(output, ignore_errors=True)  # it was empty or not there
+        raise
     return num_steps
 
 

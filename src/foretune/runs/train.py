@@ -27,6 +27,7 @@ from foretune.runs.model_card import run_card
 from foretune.runs.output import (
     CONFIG_NAME,
     RESULTS_NAME,
+    begun_with,
     check_output,
     make_output,
     read_results,
@@ -37,6 +38,7 @@ from foretune.runs.sources import AbstractSource, Loaded, make_source
 from foretune.runs.trainers import trainer_class, training_arguments
 from foretune.trainer import Diagnostics, ZOTrainer
 from foretune.trainer.arguments import RunArguments
+from foretune.trainer.checkpoint import writing
 from foretune.trainer.model_card import save_card
 from foretune.trainer.publishing import FINAL_NAME, published_files
 from foretune.trainer.snapshots import RUN_NAME, SnapshotTrainer
@@ -89,11 +91,13 @@ def train(
     _warn_of_defaults(config, recipe, tuning)
     output = Path(config.output)
     check_output(output, resume=config.resume, has_journal=isinstance(recipe, AbstractMethod))
-    if config.resume and (output / RESULTS_NAME).exists():
+    begun = begun_with(output) if config.resume else None
+    if begun is not None:
         undecided = {"dtype"} if config.dtype == "auto" else set()
-        results = read_results(output)
         expected = _resolve(config, recipe, tuning, config.dtype)
-        check_header(results["config"], expected, ignore=(*_FREE_ON_RESUME, *undecided))
+        check_header(begun, expected, ignore=(*_FREE_ON_RESUME, *undecided))
+    if config.resume and (output / RESULTS_NAME).exists():
+        results = read_results(output)
         return results | _push(config, results, _claim(config))
     source = make_source(config, tuning)
     arguments = training_arguments(config, recipe, selection=source.selection, keeps_model=source.keeps_model)
@@ -136,11 +140,13 @@ def _run(
     output = Path(config.output)
     loaded = source.load(tuning)
     resolved = _resolve(config, recipe, tuning, loaded.dtype)
-    (output / CONFIG_NAME).write_text(yaml.safe_dump(resolved, sort_keys=False))
     data_hash = _hash_rows(loaded.rows, loaded.dev)
-    record.note(config=jsonable(resolved), data_hash=data_hash)
     trainer = _make_trainer(config, arguments, loaded, resolved, data_hash, callbacks)
     trainer.create_optimizer()  # refuses what cannot work on this model, before anything is evaluated
+    if config.resume:
+        trainer.check_begun()
+    (output / CONFIG_NAME).write_text(yaml.safe_dump(resolved, sort_keys=False))
+    record.note(config=jsonable(resolved), data_hash=data_hash)
     zero_shot = loaded.score(loaded.test, loaded.base)  # with LoRA the base holds an adapter that adds nothing yet
     record.note(metrics=numbers({"zero_shot": zero_shot, "majority": source.majority}))
     clock = StepClock(lambda step: trainer.repeats_step or bool(config.diagnostics and step % config.diagnostics == 0))
@@ -148,7 +154,8 @@ def _run(
     trainer.add_callback(record.watch(trainer))
     trainer.train(resume_from_checkpoint=config.resume)
     if source.keeps_model:
-        trainer.save_model(str(output / FINAL_NAME))
+        with writing(output / FINAL_NAME):
+            trainer.save_model(str(output / FINAL_NAME))
     results = {
         "task": source.name,
         "objective": source.objective,

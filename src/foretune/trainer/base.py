@@ -219,6 +219,19 @@ class AbstractTrainer(PublishingTrainer, abc.ABC):
     def _place(self) -> files.Place:
         """Return where the run stands."""
 
+    @abc.abstractmethod
+    def check_begun(self) -> None:
+        """Refuse a run in the output folder that `train` would refuse to resume, before anything is evaluated.
+
+        Raises:
+            JournalError: it is of other settings, rows or base weights, or its record cannot be read.
+        """
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Save a checkpoint, or name the one that cannot be written."""
+        with files.writing(self._output_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"):
+            super()._save_checkpoint(model, trial)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Save model and tokenizer as transformers does, and the arguments as JSON instead of a pickle."""
         folder = Path(output_dir or self._output_dir)
@@ -241,15 +254,17 @@ class AbstractTrainer(PublishingTrainer, abc.ABC):
         """Read what `_save_optimizer_and_scheduler` wrote."""
         if checkpoint is not None:
             assert self.lr_scheduler is not None
-            self._load_optimizer_state(files.load_optimizer(Path(checkpoint)))
-            self.lr_scheduler.load_state_dict(files.read_json(Path(checkpoint) / files.SCHEDULER_STATE))
+            with files.reading(Path(checkpoint)):
+                self._load_optimizer_state(files.load_optimizer(Path(checkpoint)))
+                self.lr_scheduler.load_state_dict(files.read_json(Path(checkpoint) / files.SCHEDULER_STATE))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Read the weights, an adapter into the tensors there are."""
-        if isinstance(self.model, PeftModel):
-            files.load_adapter(self.model, Path(resume_from_checkpoint))
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        with files.reading(Path(resume_from_checkpoint)):
+            if isinstance(self.model, PeftModel):
+                files.load_adapter(self.model, Path(resume_from_checkpoint))
+            else:
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
         """Read the best checkpoint's weights."""

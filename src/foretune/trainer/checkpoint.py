@@ -12,13 +12,15 @@ from typing import Any, ClassVar, Self
 
 import torch
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME, PushToHubMixin
 
-from foretune.errors import UsageError
+from foretune.errors import CheckpointError, ForetuneError, UsageError
 from foretune.trainer.model_card import CARD_NAME
 
 OPTIMIZER_TENSORS = "optimizer.safetensors"
@@ -47,8 +49,13 @@ class Place:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote."""
-        return cls(**read_json(folder / cls.file_name))
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        with reading(folder):
+            return cls(**read_json(folder / cls.file_name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +84,44 @@ class LogPlace(Place):
 
     num_bytes: int
     unlogged: list[float]
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Name a checkpoint that cannot be read, and say what to do.
+
+    Raises:
+        CheckpointError: then.
+    """
+    try:
+        yield
+    except ForetuneError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder} is damaged ({_one_line(error)}): remove this folder, and the run resumes without it."
+        ) from error
+
+
+@contextmanager
+def writing(folder: Path, then: str = "go on with --resume") -> Iterator[None]:
+    """Name a folder that cannot be written, and say what to do, for example where the disk is full.
+
+    Args:
+        folder: What is written.
+        then: What to do when there is room.
+    Raises:
+        CheckpointError: then.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or _one_line(error)
+        raise CheckpointError(f"{folder} cannot be written ({reason}): make room, then {then}.") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
 
 
 def save_optimizer(state: dict[str, Any], folder: Path) -> None:
@@ -150,6 +195,8 @@ def load_adapter(model: PeftModel, folder: Path) -> None:
     """
     name = model.active_adapter
     folder = folder if name == "default" else folder / name
+    if not (folder / SAFETENSORS_WEIGHTS_NAME).is_file():  # peft would look for it on the hub
+        raise FileNotFoundError(f"there is no {SAFETENSORS_WEIGHTS_NAME}")
     set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"), adapter_name=name)
 
 

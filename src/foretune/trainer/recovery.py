@@ -108,7 +108,7 @@ def find_checkpoint(journal: Journal, chosen: Path | None) -> tuple[Path | None,
     if place > len(journal.records):
         raise JournalError(
             f"{journal.path} holds {len(journal.records)} records, but {start} was written after {place}: it "
-            "is not the journal of this run, or was cut."
+            "is not the journal of this run, or was cut. Without that folder the run goes on from what it holds."
         )
     clear_checkpoints(journal.path.parent, start, goes_back=chosen is not None)
     return start, place

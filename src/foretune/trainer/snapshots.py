@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from foretune.errors import JournalError
+from foretune.errors import CheckpointError, JournalError
 from foretune.journal import EvaluationRecord, check_header
 from foretune.journal.replay import threads_of
 from foretune.methods import AbstractRecipe
@@ -124,17 +124,11 @@ class SnapshotTrainer(AbstractTrainer):
         self.create_optimizer()  # refuses what cannot work before the folder is a run's
         path = self._output_dir / RUN_NAME
         chosen = None if isinstance(resume_from_checkpoint, bool | None) else Path(resume_from_checkpoint)
-        header = {
-            "method": self.args.recipe.describe(),
-            "seed": self.args.seed,
-            "num_threads": torch.get_num_threads(),
-            **self._header(),
-        }
+        header = self._header()
         folder = None
         if resume_from_checkpoint and path.exists():
-            begun = files.read_json(path)
-            check_header(begun, header, ignore=("foretune_version", "num_threads", "origin"))
-            header = begun
+            self.check_begun()
+            header = read_run(path)
             folder = choose_checkpoint(self._output_dir, chosen)
             clear_checkpoints(self._output_dir, folder, goes_back=chosen is not None)
         else:
@@ -155,10 +149,41 @@ class SnapshotTrainer(AbstractTrainer):
         finally:
             self.is_in_train = False
 
+    def check_begun(self) -> None:
+        """Compare the settings of the run in the output folder, if there is one, with those of this trainer."""
+        path = self._output_dir / RUN_NAME
+        if path.exists():
+            check_header(read_run(path), self._header(), ignore=("foretune_version", "num_threads", "origin"))
+
+    def _header(self) -> dict[str, Any]:
+        """Return what must be equal when the run is resumed; the method among it."""
+        return {
+            "method": self.args.recipe.describe(),
+            "seed": self.args.seed,
+            "num_threads": torch.get_num_threads(),
+            **super()._header(),
+        }
+
     def _place(self) -> files.LogPlace:
         return files.LogPlace(
             epoch_ended=self.epoch_ended, num_bytes=self.metrics_log.num_bytes, unlogged=list(self._losses)
         )
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """Read the settings of a run without a journal.
+
+    Raises:
+        CheckpointError: they are damaged.
+    """
+    try:
+        settings = files.read_json(path)
+        settings["method"]["name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} is damaged, so the run cannot be gone on with: begin it again in another folder."
+        ) from error
+    return settings
 
 
 _BEGINNING = files.LogPlace(epoch_ended=False, num_bytes=0, unlogged=[])

@@ -207,16 +207,7 @@ class ZOTrainer(AbstractTrainer):
     def _resume(self, path: Path, chosen: Path | None, **kwargs: Any) -> Any:
         optimizer = self.zo_optimizer
         journal = Journal.read(path)
-        expected = {**optimizer.describe(), **self._header()}
-        free = (
-            "foretune_version",
-            "num_threads",
-            "weights_hash",
-            "origin",
-            *(["engine"] if self.args.engine == "auto" else []),
-        )
-        check_header(journal.header, expected, ignore=free)
-        check_base_weights(journal, self.base_weights_hash)
+        self._check(journal)
         optimizer.engine_name = journal.header["engine"]  # a run stays with the engine it began with
         folder, place = find_checkpoint(journal, chosen)
         if folder is None:
@@ -228,6 +219,25 @@ class ZOTrainer(AbstractTrainer):
         self._history = History(Journal.read(path).records, place)
         with threads_of(journal.header):
             return self._run(folder, **kwargs)
+
+    def check_begun(self) -> None:
+        """Compare the journal in the output folder, if there is one, with what this trainer would write."""
+        path = self._output_dir / JOURNAL_NAME
+        if path.exists():
+            self.create_optimizer()
+            self._check(Journal.read(path))
+
+    def _check(self, journal: Journal) -> None:
+        expected = {**self.zo_optimizer.describe(), **self._header()}
+        free = (
+            "foretune_version",
+            "num_threads",
+            "weights_hash",
+            "origin",
+            *(["engine"] if self.args.engine == "auto" else []),
+        )
+        check_header(journal.header, expected, ignore=free)
+        check_base_weights(journal, self.base_weights_hash)
 
     def _run(self, folder: Path | None, **kwargs: Any) -> Any:
         try:
