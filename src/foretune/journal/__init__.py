@@ -2,7 +2,7 @@
 
 from foretune.journal.header import check_header
 from foretune.journal.reader import Journal
-from foretune.journal.record import FORMAT_VERSION, EvaluationRecord, Record, StepRecord
+from foretune.journal.record import FORMAT_VERSION, EvaluationRecord, Record, RollbackRecord, StepRecord
 from foretune.journal.replay import replay
 from foretune.journal.weights import hash_weights
 from foretune.journal.writer import JournalWriter
@@ -13,6 +13,7 @@ __all__ = [
     "Journal",
     "JournalWriter",
     "Record",
+    "RollbackRecord",
     "StepRecord",
     "check_header",
     "hash_weights",

@@ -16,6 +16,7 @@ from foretune.journal.record import (
     FORMAT_VERSION,
     KIND_EVALUATION,
     KIND_OBSERVED_STEP,
+    KIND_ROLLBACK,
     KIND_STEP,
     MAGIC,
     PREAMBLE,
@@ -23,13 +24,20 @@ from foretune.journal.record import (
     PREFIX,
     EvaluationRecord,
     Record,
+    RollbackRecord,
     StepRecord,
     decode_evaluation,
     decode_observed_step,
+    decode_rollback,
     decode_step,
 )
 
-_DECODERS = {KIND_STEP: decode_step, KIND_EVALUATION: decode_evaluation, KIND_OBSERVED_STEP: decode_observed_step}
+_DECODERS = {
+    KIND_STEP: decode_step,
+    KIND_EVALUATION: decode_evaluation,
+    KIND_OBSERVED_STEP: decode_observed_step,
+    KIND_ROLLBACK: decode_rollback,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +47,7 @@ class Journal:
     Args:
         path: The file it was read from.
         header: The run's settings, as written when it began.
-        records: Steps and evaluations in the order they were appended.
+        records: Steps, evaluations and rollbacks in the order they were appended.
         offsets: Byte offset at which each record begins.
         valid_end: Byte offset behind the last whole record.
         torn_bytes: Bytes behind `valid_end`, of a record that was being written when its process died.
@@ -76,6 +84,11 @@ class Journal:
     def evaluations(self) -> list[EvaluationRecord]:
         """The evaluation records, in order."""
         return [record for record in self.records if isinstance(record, EvaluationRecord)]
+
+    @property
+    def rollbacks(self) -> list[RollbackRecord]:
+        """The rollback records, in order."""
+        return [record for record in self.records if isinstance(record, RollbackRecord)]
 
 
 def parse_journal(path: Path, data: bytes) -> Journal:

@@ -23,7 +23,8 @@ number follows from the length. One scalar makes a record of 50 bytes. Payload o
 `{"step": 100, "metrics": {"accuracy": 0.91}}`, in which a metric that is not finite, for which JSON has no
 number, is one of the strings "nan", "inf" and "-inf". Payload of a step at which something was observed that its
 update needs (kind 3): the number of its scalars u32, the payload of kind 1, and the observation, which is the
-schedule's own and reaches to the end.
+schedule's own and reaches to the end. Payload of a rollback (kind 4): JSON `{"step": 100, "detected_at": 160,
+"cause": "exploding_loss", "lr_factor": 0.1}`. A reader that does not know a kind names it and the version it needs.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import json
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import TypeAlias
 from zlib import crc32
@@ -46,6 +47,7 @@ MAGIC = b"\x89FTJ\r\n\x1a\n"
 KIND_STEP = 1
 KIND_EVALUATION = 2
 KIND_OBSERVED_STEP = 3
+KIND_ROLLBACK = 4
 
 PREAMBLE = struct.Struct("<8sHI")  # magic, format version, header length; followed by a CRC
 PREFIX = struct.Struct("<BI")  # kind, payload length; followed by a CRC
@@ -90,7 +92,24 @@ class EvaluationRecord:
     metrics: dict[str, float]
 
 
-Record: TypeAlias = StepRecord | EvaluationRecord
+@dataclass(frozen=True, slots=True)
+class RollbackRecord:
+    """The run went back: the steps it had made from `step` on are dropped, and those that follow are made anew.
+
+    Args:
+        step: The number of steps that were kept.
+        detected_at: The number of steps made when the cause was noticed.
+        cause: Why, by its name.
+        lr_factor: What the learning rate of all steps from here on is multiplied by.
+    """
+
+    step: int
+    detected_at: int
+    cause: str
+    lr_factor: float
+
+
+Record: TypeAlias = StepRecord | EvaluationRecord | RollbackRecord
 
 
 def encode_preamble_and_header(header_json: bytes) -> bytes:
@@ -113,6 +132,8 @@ def encode_record(record: Record, chain: int) -> tuple[bytes, int]:
         kind, payload = KIND_OBSERVED_STEP, _encode_observed_step(record)
     elif isinstance(record, StepRecord):
         kind, payload = KIND_STEP, _encode_step(record)
+    elif isinstance(record, RollbackRecord):
+        kind, payload = KIND_ROLLBACK, _encode_rollback(record)
     else:
         kind, payload = KIND_EVALUATION, _encode_evaluation(record)
     prefix = PREFIX.pack(kind, len(payload))
@@ -150,6 +171,14 @@ def decode_evaluation(payload: bytes) -> EvaluationRecord:
         raise ValueError('its payload is not {"step": ..., "metrics": {...}}') from error
 
 
+def decode_rollback(payload: bytes) -> RollbackRecord:
+    """Return the rollback a payload of kind 4 holds; ValueError where it is not of the documented form."""
+    try:
+        return RollbackRecord(**json.loads(payload))
+    except TypeError as error:
+        raise ValueError(f"its payload has not the keys {', '.join(RollbackRecord.__slots__)}") from error
+
+
 def _encode_step(record: StepRecord) -> bytes:
     try:
         return _step_layout(len(record.scalars)).pack(
@@ -169,9 +198,23 @@ def _encode_observed_step(record: StepRecord) -> bytes:
 
 
 def _encode_evaluation(record: EvaluationRecord) -> bytes:
+    _check_step(record)
+    return _json({"step": record.step, "metrics": _json_metrics(record.metrics)})
+
+
+def _encode_rollback(record: RollbackRecord) -> bytes:
+    _check_step(record)
+    if not (math.isfinite(record.lr_factor) and record.step < record.detected_at):
+        raise UsageError(f"{record} cannot be journalled: a run goes back by at least a step, with a finite factor.")
+    return _json(asdict(record))
+
+
+def _check_step(record: EvaluationRecord | RollbackRecord) -> None:
     if not isinstance(record.step, int) or not 0 <= record.step <= _MAX_STEP:
         raise UsageError(f"{record} cannot be journalled: its step is {record.step!r}, expected 0 to {_MAX_STEP}.")
-    content = {"step": record.step, "metrics": _json_metrics(record.metrics)}
+
+
+def _json(content: Mapping[str, object]) -> bytes:
     return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 

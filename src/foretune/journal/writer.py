@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import FileIO
 from os import PathLike
@@ -13,7 +14,7 @@ from typing import Any, Self
 from foretune.errors import JournalError, UsageError
 from foretune.journal.header import header_to_json
 from foretune.journal.reader import Journal, chain_at, parse_journal, unusable_file
-from foretune.journal.record import Record, StepRecord, encode_preamble_and_header, encode_record
+from foretune.journal.record import Record, RollbackRecord, StepRecord, encode_preamble_and_header, encode_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +56,7 @@ class JournalWriter:
             raise JournalError(
                 f"{path} exists; a new run does not overwrite it. Resume that run, or choose another folder."
             )
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(path)
-            _sync_directory(path.parent)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise JournalError(f"{path}: the journal cannot be created: {error.strerror or error}.") from error
+        _write_whole(path, content)
         return cls.reopen(path)
 
     @classmethod
@@ -128,12 +119,38 @@ class JournalWriter:
     def drop_after(self, step: int) -> None:
         """Truncate to the records before update `step`, the state in which `step` updates are complete.
 
-        Kept are the steps below `step` and the evaluations of at most `step` completed steps; the next step
-        to append is `step`. Durable on return.
+        Kept are the steps below `step`, and evaluations and rollbacks of at most `step` completed steps; the next
+        step to append is `step`. Durable on return.
 
         Raises:
             JournalError: as `Journal.read`; the file was changed by someone else; the writer is closed.
         """
+        _, self._tail = self._before(step)
+        self._truncate()
+        self.sync()
+
+    def go_back(self, step: int, rollbacks: Sequence[RollbackRecord]) -> None:
+        """Put `rollbacks` in the place of what `drop_after` drops; a killed process leaves the old file or the new one.
+
+        Durable on return.
+
+        Raises:
+            JournalError: as `drop_after`; or the file cannot be written, and is as it was.
+            UsageError: a record does not fit the format.
+        """
+        data, tail = self._before(step)
+        content, chain = data[: tail.end], tail.chain
+        for rollback in rollbacks:
+            encoded, chain = encode_record(rollback, chain)
+            content += encoded
+        _write_whole(self.path, content)
+        self._file.close()  # of the old file
+        self._file = open(self.path, "r+b", buffering=0)  # noqa: SIM115 (as in reopen)
+        self._file.seek(len(content))
+        self._tail = _Tail(len(content), chain, tail.last_step)
+
+    def _before(self, step: int) -> tuple[bytes, _Tail]:
+        """Return the whole file, and the tail behind the records before update `step`."""
         self._refuse_closed()
         self._refuse_changed()
         self._file.seek(0)
@@ -144,9 +161,7 @@ class JournalWriter:
             (index for index, record in enumerate(journal.records) if not _is_before(record, step)),
             len(journal.records),
         )
-        self._tail = _tail_at(journal, data, kept)
-        self._truncate()
-        self.sync()
+        return data, _tail_at(journal, data, kept)
 
     def sync(self) -> None:
         """Return when everything appended is on the disk (fsync); called at checkpoints."""
@@ -203,6 +218,25 @@ def _tail_at(journal: Journal, data: bytes, num_records: int) -> _Tail:
     end = journal.offsets[num_records] if num_records < len(journal.records) else journal.valid_end
     steps = (record.step for record in reversed(journal.records[:num_records]) if isinstance(record, StepRecord))
     return _Tail(end, chain_at(data, end), next(steps, -1))
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write a file that appears, durably, with all of its content or not at all.
+
+    Raises:
+        JournalError: the disk refuses.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise JournalError(f"{path}: the journal cannot be written: {error.strerror or error}.") from error
 
 
 def _sync_directory(path: Path) -> None:

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foretune.errors import UsageError
-from foretune.journal import FORMAT_VERSION, EvaluationRecord, Record, StepRecord
+from foretune.journal import FORMAT_VERSION, EvaluationRecord, Record, RollbackRecord, StepRecord
 from foretune.journal.reader import parse_journal
-from foretune.journal.record import decode_observed_step, encode_preamble_and_header, encode_record
+from foretune.journal.record import decode_observed_step, decode_rollback, encode_preamble_and_header, encode_record
 
 STEP = StepRecord(step=7, scalars=(-0.125,), loss=0.6875, lr=1e-6, zo_eps=1e-3, accepted=True)
 OBSERVED = StepRecord(9, (1.0, -2.0), 0.5, 1e-6, 1e-3, True, observation=b"\x00\xff rows")
@@ -41,6 +41,13 @@ records = st.one_of(
         observation=st.binary(max_size=20),
     ),
     st.builds(EvaluationRecord, step=steps, metrics=st.dictionaries(st.text(max_size=10), floats, max_size=5)),
+    st.builds(
+        RollbackRecord,
+        step=st.integers(0, 100),
+        detected_at=st.integers(101, 2**32),
+        cause=st.text(max_size=10),
+        lr_factor=st.floats(0, 1),
+    ),
 )
 
 
@@ -58,6 +65,8 @@ def bits(record: Record) -> tuple:
     if isinstance(record, StepRecord):
         values = (record.loss, record.lr, record.zo_eps, *record.scalars)
         return (record.step, record.accepted, record.observation, struct.pack(f"<{len(values)}d", *values))
+    if isinstance(record, RollbackRecord):
+        return (record.step, record.detected_at, record.cause, struct.pack("<d", record.lr_factor))
     # A metric's nan is written as a word, which keeps neither its sign nor its payload.
     return (record.step, [(name, repr(value)) for name, value in record.metrics.items()])
 
@@ -116,6 +125,19 @@ def test_an_observed_step_that_is_too_short_is_malformed(payload: bytes) -> None
         decode_observed_step(payload)
 
 
+def test_a_rollback_is_json_between_other_records() -> None:
+    back = RollbackRecord(step=7, detected_at=60, cause="exploding_loss", lr_factor=0.1)
+    encoded, _ = encode_record(back, chain=0)
+    assert encoded[0] == 4
+    content = {"step": 7, "detected_at": 60, "cause": "exploding_loss", "lr_factor": 0.1}
+    assert json.loads(encoded[9:-4]) == content
+    journal = parse_journal(Path("journal"), encode(b"{}", [EVALUATION, back, back, STEP]))
+    assert (journal.records, journal.rollbacks, journal.steps) == ([EVALUATION, back, back, STEP], [back, back], [STEP])
+    for payload in (b"[1]", b"{}", b'{"step": 7}', b"no JSON"):
+        with pytest.raises(ValueError):
+            decode_rollback(payload)
+
+
 def test_a_population_larger_than_a_16_bit_length_fits() -> None:
     record = StepRecord(0, tuple(float(i) for i in range(20_000)), 0.5, 1e-6, 1e-3, True)
     assert parse_journal(Path("journal"), encode(b"{}", [record])).records == [record]
@@ -147,6 +169,9 @@ def test_metrics_that_are_not_finite_are_words_in_strict_json() -> None:
         (StepRecord(0, ("x",), 0.5, 1e-6, 1e-3, True), "scalars=.*float64 numbers"),
         (StepRecord(4, (1.0,), 0.5, 1e-6, 1e-3, True, "rows"), "observation of step 4 is 'rows', expected bytes"),
         (EvaluationRecord(-1, {}), "its step is -1"),
+        (RollbackRecord(-1, 3, "", 0.1), "its step is -1"),
+        (RollbackRecord(3, 3, "", 0.1), "a run goes back by at least a step, with a finite factor"),
+        (RollbackRecord(2, 3, "", math.nan), "a run goes back by at least a step, with a finite factor"),
         (EvaluationRecord(0, {"accuracy": None}), "Metric 'accuracy' is None, expected a number"),
         (EvaluationRecord(0, {1: 0.5}), "Metric names are strings; 1 is int"),
     ],

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from foretune.errors import JournalError, UsageError
-from foretune.journal import EvaluationRecord, Journal, JournalWriter, StepRecord
+from foretune.journal import EvaluationRecord, Journal, JournalWriter, RollbackRecord, StepRecord
 
 HEADER = {"method": {"name": "mezo", "lr": 1e-6}, "shapes": [[2, 3]]}
 
@@ -74,7 +74,7 @@ def test_create_refuses_an_existing_file_and_leaves_it(path: Path) -> None:
 
 
 def test_create_in_a_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(JournalError, match="the journal cannot be created: No such file or directory"):
+    with pytest.raises(JournalError, match="the journal cannot be written: No such file or directory"):
         JournalWriter.create(tmp_path / "nowhere" / "journal", HEADER)
 
 
@@ -143,12 +143,13 @@ def test_a_record_that_does_not_fit_leaves_the_file_and_the_writer_whole(path: P
 
 @pytest.mark.parametrize("drop", range(6))
 def test_dropping_equals_a_run_that_stopped_there(path: Path, tmp_path: Path, drop: int) -> None:
-    records = [step(0), step(1), evaluation(2), step(2), step(3), evaluation(4)]
+    back = RollbackRecord(2, 5, "exploding_loss", 0.1)
+    records = [step(0), step(1), evaluation(2), back, step(2), step(3), evaluation(4)]
     with JournalWriter.create(path, HEADER) as writer:
         for record in records:
             writer.append(record)
         writer.drop_after(drop)
-        # The evaluation after two steps belongs to the state that step 2 starts from.
+        # The evaluation after two steps, and going back to there, belong to the state that step 2 starts from.
         kept = [r for r in records if (r.step < drop if isinstance(r, StepRecord) else r.step <= drop)]
         assert Journal.read(path).records == kept
         if drop < 4:
@@ -158,6 +159,42 @@ def test_dropping_equals_a_run_that_stopped_there(path: Path, tmp_path: Path, dr
         for record in kept:
             writer.append(record)
     assert path.read_bytes() == (tmp_path / "stopped").read_bytes()
+
+
+def test_going_back_is_one_change_of_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = RollbackRecord(1, 4, "exploding_loss", 0.1), RollbackRecord(1, 3, "exploding_loss", 0.1)
+    before = write(path, 4)
+    seen = []
+    with JournalWriter.reopen(path) as writer:
+        replace = Path.replace
+
+        def watched(temporary: Path, target: Path) -> Path:
+            seen.append((path.read_bytes(), temporary.read_bytes()))
+            return replace(temporary, target)
+
+        monkeypatch.setattr(Path, "replace", watched)
+        writer.go_back(1, [first, second])
+        assert seen == [(before, path.read_bytes())]
+        writer.append(step(1))
+        writer.drop_after(1)
+        writer.append(step(1))
+    assert Journal.read(path).records == [step(0), first, second, step(1)]
+    assert os.listdir(path.parent) == ["journal"]
+
+
+def test_going_back_fails_and_leaves_the_file_and_the_writer_whole(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = write(path, 4)
+
+    def full(temporary: Path, target: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    with JournalWriter.reopen(path) as writer:
+        with monkeypatch.context() as patch, pytest.raises(JournalError, match="cannot be written: No space left"):
+            patch.setattr(Path, "replace", full)
+            writer.go_back(1, [RollbackRecord(1, 4, "exploding_loss", 0.1)])
+        assert path.read_bytes() == before
+        assert os.listdir(path.parent) == ["journal"]
+        writer.append(step(4))
 
 
 def test_a_closed_writer_says_so(path: Path) -> None:
