@@ -18,7 +18,11 @@ class IncompatibleError(ForetuneError, ValueError):
     """Two parts, or a part and a model, cannot work together; the message says why."""
 
 
-class NonFiniteLossError(ForetuneError, ArithmeticError):
+class DivergedError(ForetuneError, ArithmeticError):
+    """A run gets worse and worse, and is ended; the message says by what that was seen."""
+
+
+class NonFiniteLossError(DivergedError):
     """Too many steps in a row returned a nan or infinite loss; the parameters are at the last good step."""
 
 

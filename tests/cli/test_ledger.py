@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from foretune.cli.main import main
-from foretune.errors import LedgerError, NonFiniteLossError, PrunedError
+from foretune.errors import DivergedError, LedgerError, PrunedError
 from foretune.journal import Journal, StepRecord
 from foretune.ledger import Ledger
 from foretune.runs.recording import Membership, Recording
@@ -98,7 +98,7 @@ def test_passes_are_those_of_all_blocks(train_words, rows, tmp_path):
     [
         (KeyboardInterrupt(), "stopped", None),
         (PrunedError("flat"), "pruned", "flat"),
-        (NonFiniteLossError("Loss is\n nan"), "diverged", "Loss is nan"),
+        (DivergedError("Loss is\n nan"), "diverged", "Loss is nan"),
         (MemoryError("all of it"), "failed", "MemoryError: all of it"),
     ],
 )

@@ -88,7 +88,7 @@ def test_a_card_lists_rollbacks_and_a_base_of_the_hub(train_words, tmp_path, mon
 
     def card(config, recipe, tuning, model, results, **facts):
         config.model = "facebook/opt-125m"
-        rollback = {"step": 40, "back_to": 20, "lr": 5e-7, "reason": "loss | nan"}
+        rollback = {"step": 20, "detected_at": 40, "cause": "loss | nan", "lr_factor": 0.1}
         return run_card(config, recipe, tuning, model, results | {"rollbacks": [rollback]}, **facts)
 
     monkeypatch.setattr(train_module, "run_card", card)
@@ -96,6 +96,6 @@ def test_a_card_lists_rollbacks_and_a_base_of_the_hub(train_words, tmp_path, mon
     written = ModelCard.load(tmp_path / "run" / "README.md")
     assert written.data.base_model == "facebook/opt-125m"
     assert "base_model:adapter:facebook/opt-125m" in written.data.tags
-    assert "| step | back to | lr | reason |" in written.text
-    assert "| 40 | 20 | 5e-07 | loss \\| nan |" in written.text
+    assert "| step | detected at | cause | lr factor |" in written.text
+    assert "| 20 | 40 | loss \\| nan | 0.1 |" in written.text
     assert "--model FOLDER" not in written.text

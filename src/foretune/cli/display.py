@@ -14,8 +14,7 @@ from transformers import TrainerCallback
 from transformers.utils import logging as transformers_logging
 
 from foretune.cli.tables import print_table
-
-FLOAT32_RESOLUTION = 2.0**-24
+from foretune.trainer.health import signal_to_rounding
 
 
 def quiet_libraries() -> None:
@@ -64,7 +63,9 @@ class _ProgressCallback(TrainerCallback):
         self._differences: deque[float] = deque(maxlen=50)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._task = self._bar.add_task("steps", total=state.max_steps, completed=state.global_step, figures="")
+        if self._task is None:
+            self._task = self._bar.add_task("steps", total=state.max_steps, figures="")
+        self._bar.update(self._task, completed=state.global_step)  # also where a run goes back
 
     def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
         optimizer = getattr(optimizer, "optimizer", optimizer)
@@ -79,9 +80,7 @@ class _ProgressCallback(TrainerCallback):
         speed = self._bar.tasks[self._task].speed or 0.0 if self._task is not None else 0.0
         if not any(self._differences):  # a method without finite differences, or a loss that does not move
             return f"loss {loss:.4f}  {speed:.1f} steps/s"
-        difference = math.sqrt(sum(value * value for value in self._differences) / len(self._differences))
-        # the signal is the loss difference; below, a float32 loss cannot tell it from rounding
-        signal = difference / (abs(loss) * FLOAT32_RESOLUTION) if loss else 0.0
+        signal = signal_to_rounding(self._losses, self._differences)
         return f"loss {loss:.4f}  signal/rounding {signal:.0f}  {speed:.1f} steps/s"
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -106,6 +105,9 @@ def print_results(results: dict[str, Any], output: str | None) -> None:
         }
         title = f"{results['task']}, {results['method']}, {results['num_rows']['eval']} test rows"
         _print_figures(title, metrics["majority"], figures)
+    for back in results.get("rollbacks", ()):
+        cause, step, factor = back["cause"], back["step"], back["lr_factor"]
+        print(f"{cause} after {back['detected_at']} steps: went back to step {step} with {factor:g} times the lr")
     per_step = results["seconds_per_step"]
     speed = f"{per_step:.3f} s per step, " if per_step else ""
     print(f"{speed}peak memory {results['peak_memory_bytes'] / 2**20:.0f} MiB, engine {results['engine']}, in {output}")

@@ -15,6 +15,7 @@ DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 Device = str
 LRScheduler = Literal["constant", "constant_with_warmup", "linear", "cosine"]
 Engine = Literal["auto", "layerwise", "in_place", "paired"]
+OnDivergence = Literal["stop", "rollback", "ignore"]
 Calibration = Literal["none", "sfc", "icl_sfc"]
 Baseline = Literal["linear_probe", "head_tuning"]
 ProbedObjective = Literal["lm", "classification"]
@@ -200,6 +201,9 @@ class TrainConfig(RecipeConfig, ModelConfig):
     lr_scheduler: LRScheduler = _option("constant", "Learning-rate schedule.")
     warmup_steps: int = _option(0, "Steps of linear warm-up.")
     seed: int = _option(0, "Run seed: directions and the order of rows.")
+    on_divergence: OnDivergence = _option(
+        "stop", "A run that diverges ends, goes back to an earlier step with a tenth of the lr, or goes on."
+    )
 
     sequence_length: int | None = _option(None, "Tokens of a row of --task synthetic; default: 256.")
     num_train: int | None = _option(None, "Training rows; default: the task's.")

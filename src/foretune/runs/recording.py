@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from foretune.errors import LedgerError, NonFiniteLossError, PrunedError
+from foretune.errors import DivergedError, LedgerError, PrunedError
 from foretune.ledger import Ledger, Point, Run, Status, find_ledger, new_id, now
 from foretune.ledger.metrics_file import numbers, read_points
 from foretune.ledger.run import HEARTBEAT
@@ -118,7 +118,7 @@ class Recording:
             self._end("stopped")
         elif isinstance(error, PrunedError):
             self._end("pruned", text)
-        elif isinstance(error, NonFiniteLossError):
+        elif isinstance(error, DivergedError):
             self._end("diverged", text)
         else:
             self._end("failed", f"{type(error).__name__}: {text}")
@@ -157,7 +157,11 @@ class _Watch(TrainerCallback):
         self._last_step = recording.run.steps  # with clocks; an interrupted run has them up to there
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Note which weights the run began with."""
+        """Note which weights the run began with; one that went back takes the lines from there on again."""
+        self._place = 0
+        if state.global_step < self._counted:
+            self._passes, self._counted = (0, 0), 0
+            self._last_step = state.global_step
         self._recording.note(model_hash=self._trainer.base_weights_hash, total_steps=state.max_steps)
         self._recording.write()
 

@@ -60,6 +60,7 @@ _FREE_ON_RESUME = {
     "trust_remote_code",
     "device",
     "diagnostics",
+    "on_divergence",
 }
 _AFTERWARDS = ("push_to_hub", "hub_private_repo")
 """What is done with a finished run is no setting of it: the same run made again is not pushed again."""
@@ -177,6 +178,7 @@ def _run(
         "state_bytes": trainer.state_bytes,
         "peak_memory_bytes": peak_memory_bytes(arguments.device),
         "engine": trainer.engine_name,
+        "rollbacks": [asdict(record) for record in trainer.rollbacks],
         "config": resolved,
     }
     try:

@@ -54,6 +54,7 @@ def training_arguments(
         "lr_scheduler_type": config.lr_scheduler,
         "warmup_steps": config.warmup_steps,
         "seed": config.seed,
+        "on_divergence": config.on_divergence,
         "logging_steps": config.log_steps,
         "eval_strategy": "steps" if selection else "no",
         "eval_steps": every,

@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from foretune.errors import NonFiniteLossError, PrunedError, UsageError
+from foretune.errors import DivergedError, PrunedError, UsageError
 from foretune.ledger.metrics_file import read_points
 from foretune.runs.config import TrainConfig
 from foretune.runs.costs import reset_peak_memory
@@ -88,7 +88,7 @@ class Worker:
                 try:
                     outcome: Outcome = "finished"
                     value = self._train(claim, settings)
-                except NonFiniteLossError as found:
+                except DivergedError as found:
                     outcome, error = "diverged", str(found)
                 except PrunedError as found:
                     outcome, error = "pruned", str(found)

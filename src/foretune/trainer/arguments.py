@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, SchedulerType
@@ -24,6 +24,9 @@ from foretune.methods import (
 )
 from foretune.methods.recipe import build
 from foretune.registry import RegistryPart
+
+OnDivergence = Literal["stop", "rollback", "ignore"]
+"""What happens when a run gets worse and worse."""
 
 _FEEDBACK_SCHEDULERS = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
 
@@ -57,7 +60,7 @@ class RunArguments(TrainingArguments):
 
     What differs: `learning_rate` defaults to the method's, the schedule is constant, the order of the rows
     follows from `seed` (or `data_seed`) alone, callbacks that hold state are restored on resume, one device
-    is used.
+    is used. `on_divergence` says what happens when the run gets worse and worse.
     """
 
     # pyrefly: ignore[bad-override]
@@ -71,6 +74,9 @@ class RunArguments(TrainingArguments):
     )
     # pyrefly: ignore[bad-override-mutable-attribute]
     learning_rate: float | None = field(default=None, metadata={"help": "Learning rate; default: the method's."})
+    on_divergence: OnDivergence = field(
+        default="stop", metadata={"help": "stop, rollback (to an earlier step, with a smaller lr) or ignore."}
+    )
     lr_scheduler_type: SchedulerType | str = field(default="constant", metadata={"help": "Schedule of the lr."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must stay off: it hides bad losses."})
     restore_callback_states_from_checkpoint: bool = field(
@@ -82,6 +88,11 @@ class RunArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         self._refuse_fixed()
+        policies = get_args(OnDivergence)
+        if self.on_divergence not in policies:
+            raise UsageError(
+                f"Unknown on_divergence {self.on_divergence!r}.{near_misses(self.on_divergence, policies)}"
+            )
         self._refuse_processes(int(os.environ.get("WORLD_SIZE", "1")))  # before transformers waits for the others
         if self.lr_scheduler_type in _FEEDBACK_SCHEDULERS:
             raise UsageError(
@@ -138,8 +149,10 @@ class ZOTrainingArguments(RunArguments):
         method_options: Settings of the method (zo_eps, num_directions, rank, ...), except its lr; a JSON
             string on a command line.
         engine: How perturbed losses are evaluated: auto, layerwise, in_place or paired.
+        on_divergence: stop ends a run that diverges, ignore lets it go on, and rollback goes back to a checkpoint from
+            before the trouble, with a smaller lr.
     Raises:
-        UsageError: an unknown method, option or engine; a value out of range; a setting of transformers that
+        UsageError: an unknown method, option, engine or policy; a value out of range; a setting of transformers that
             has no effect or no exact resume here.
     """
 
@@ -153,6 +166,8 @@ class ZOTrainingArguments(RunArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_engine(self.engine)
+        if self.on_divergence == "rollback" and self.save_only_model:
+            raise UsageError("on_divergence 'rollback' goes back to whole checkpoints: leave save_only_model False.")
         total_steps = self.max_steps if self.max_steps > 0 else None
         self._method = make_method(self.method, self._options(), total_steps=total_steps)
         self.learning_rate = self._method.lr
@@ -174,6 +189,11 @@ class GradientArguments(RunArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.on_divergence == "rollback":
+            raise UsageError(
+                f"on_divergence 'rollback' goes back along the journal of a zeroth-order run, and {self.method!r} "
+                "follows gradients: use 'stop' or 'ignore'."
+            )
         self._recipe = build(self._recipes.get(self.method), self._options())
         self._recipe.check()
         self.learning_rate = self._recipe.lr

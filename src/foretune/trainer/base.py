@@ -22,6 +22,7 @@ from foretune.journal import EvaluationRecord, hash_weights
 from foretune.objectives import Objective
 from foretune.trainer import checkpoint as files
 from foretune.trainer.arguments import RunArguments
+from foretune.trainer.divergence import Guard
 from foretune.trainer.publishing import PublishingTrainer
 from foretune.trainer.step_loss import StepLoss
 
@@ -58,6 +59,8 @@ class AbstractTrainer(PublishingTrainer, abc.ABC):
 
     metrics_log: NoteTaker
     """metrics.jsonl; there once training has begun."""
+    guard: Guard
+    """What watches whether the run diverges; there once training has begun."""
     place_class: ClassVar[type[files.Place]]
     """What a checkpoint says about where the run stood."""
 
@@ -132,11 +135,16 @@ class AbstractTrainer(PublishingTrainer, abc.ABC):
         purpose = ("epoch", "step", "evaluation").index(what)
         set_seed(noise.mix(self.args.seed, index, purpose) % 2**32)
 
+    def _note_first_weights(self) -> None:
+        """Make the guard, at the first call of `train` and before a checkpoint is loaded."""
+        if not hasattr(self, "guard"):
+            self.guard = Guard(self.model, self.args.on_divergence)
+
     # ---------------------------------------------------------------- logs and evaluation
 
     @abc.abstractmethod
-    def begin_logs(self) -> None:
-        """Set the logs to where the run stands (called when training begins)."""
+    def begin_run(self) -> None:
+        """Set logs and guard to where the run stands (called when training begins)."""
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -299,6 +307,8 @@ class AbstractTrainer(PublishingTrainer, abc.ABC):
         self.has_stopped = self.control.should_training_stop  # as the checkpoint restored it
         self.control._new_step()  # what that step asked for (a log, a checkpoint) was done
         self._tidy_checkpoints()
+        if self.state.global_step == 0:
+            return start
         if self.place_class.load(Path(resume_from_checkpoint)).epoch_ended:
             return (num_train_epochs, 0) if self.has_stopped else start
         _, num_skipped = start
@@ -327,7 +337,7 @@ class _Bookkeeping(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         control.should_training_stop = self._trainer.has_stopped
-        self._trainer.begin_logs()
+        self._trainer.begin_run()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._trainer.epoch_ended = False

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -27,6 +27,8 @@ OPTIMIZER_TENSORS = "optimizer.safetensors"
 OPTIMIZER_STATE = "optimizer.json"
 SCHEDULER_STATE = "scheduler.json"
 TRAINER_STATE = "trainer_state.json"
+BEGINNING = "beginning"
+"""Subfolder for the checkpoint of a run's beginning, which no limit of their number removes."""
 
 _SEPARATOR = "/"  # between a parameter's name and the name of its state; parameter names use dots
 
@@ -64,11 +66,13 @@ class JournalPlace(Place):
 
     Attributes:
         num_records: Records of the journal that precede the checkpoint.
+        is_sound: Whether the run showed no sign of diverging.
     """
 
     file_name: ClassVar[str] = "journal.json"
 
     num_records: int
+    is_sound: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +82,14 @@ class LogPlace(Place):
     Attributes:
         num_bytes: Length of metrics.jsonl.
         unlogged: Losses of the steps that are in none of its lines yet.
+        losses: Of all steps, for what watches them.
     """
 
     file_name: ClassVar[str] = "log.json"
 
     num_bytes: int
     unlogged: list[float]
+    losses: list[float] = field(default_factory=list)
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ from transformers import Trainer
 from transformers.trainer_utils import SchedulerType
 
 from foretune.hub import claim_repo, files_of, upload
+from foretune.journal import RollbackRecord
 from foretune.methods import AbstractRecipe
 from foretune.trainer import model_card as cards
 from foretune.trainer.arguments import RunArguments
@@ -37,6 +39,11 @@ class PublishingTrainer(Trainer, abc.ABC):
     @abc.abstractmethod
     def base_weights_hash(self) -> str:
         """Digest of the weights before training."""
+
+    @property
+    def rollbacks(self) -> Sequence[RollbackRecord]:
+        """How often the run went back to an earlier step, and why."""
+        return ()
 
     @property
     def _output_dir(self) -> Path:
@@ -100,6 +107,7 @@ class PublishingTrainer(Trainer, abc.ABC):
                 f"{cards.describe_tuning(self.model)} `{named}`, tuned by {cards.describe_method(recipe)}.",
                 {
                     "Figures": [cards.figures_table("evaluation", {f"tuned (step {step})": figures})],
+                    "Rollbacks": cards.rollbacks_section([asdict(rollback) for rollback in self.rollbacks]),
                     "Method": cards.method_section(recipe, self._settings()),
                     "Hashes": [
                         cards.origins(weights_hash=self.base_weights_hash, record=record if record.is_file() else None),

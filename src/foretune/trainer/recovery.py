@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
 from foretune.errors import JournalError, UsageError
-from foretune.journal import EvaluationRecord, Journal, Record, StepRecord
+from foretune.journal import EvaluationRecord, Journal, Record, RollbackRecord, StepRecord
 from foretune.trainer import checkpoint as files
 
 logger = logging.getLogger(__name__)
@@ -31,17 +34,17 @@ class History:
         """Whether there are records ahead."""
         return self.place < len(self.records)
 
-    def skip_evaluations(self) -> list[EvaluationRecord]:
-        """Pass the evaluations before the next step, for which nobody asked again, and return them."""
+    def skip_to_step(self) -> list[EvaluationRecord | RollbackRecord]:
+        """Pass what precedes the next step and return it: rollbacks, and evaluations for which nobody asked again."""
         skipped = []
-        while self.repeating and isinstance(record := self.records[self.place], EvaluationRecord):
+        while self.repeating and not isinstance(record := self.records[self.place], StepRecord):
             skipped.append(record)
             self.place += 1
         return skipped
 
     def next_step(self) -> StepRecord | None:
-        """Pass the next step's record, if any lies ahead; evaluations before it are skipped."""
-        self.skip_evaluations()
+        """Pass the next step's record, if any lies ahead; what precedes it is skipped."""
+        self.skip_to_step()
         if not self.repeating:
             return None
         record = self.records[self.place]
@@ -69,6 +72,11 @@ class History:
         """Return the steps done, from step number `first` on."""
         done = self.records[: self.place]
         return [record for record in done if isinstance(record, StepRecord) and record.step >= first]
+
+    @property
+    def rollbacks(self) -> list[RollbackRecord]:
+        """How often, and why, the run went back."""
+        return [record for record in self.records if isinstance(record, RollbackRecord)]
 
 
 def refuse_existing(path: Path, *, resume: Any, what: str = "journal") -> None:
@@ -128,6 +136,31 @@ def choose_checkpoint(output_dir: Path, chosen: Path | None) -> Path | None:
     return usable[-1] if usable else None
 
 
+def sound_checkpoint(output_dir: Path, *, before: float = math.inf, tried: Collection[int] = ()) -> Path | None:
+    """Return the newest checkpoint, that of the beginning included, to go back to if a run diverges; None without one.
+
+    It was written when the run showed no sign of diverging, and the best checkpoint that it knows is still there.
+
+    Args:
+        output_dir: The run's folder.
+        before: The step at which the trouble was noticed.
+        tried: Steps the run has gone back to in vain: where the weights were spoiled already, a smaller lr is no help.
+            It may go back to its beginning again.
+    """
+
+    def is_sound(folder: Path) -> bool:
+        step = files.step_of(folder)
+        if step >= before or (step in tried and step > 0):
+            return False
+        if not files.is_resumable(folder) or not files.JournalPlace.load(folder).is_sound:
+            return False
+        best = files.read_json(folder / files.TRAINER_STATE).get("best_global_step")
+        return not best or (output_dir / f"{PREFIX_CHECKPOINT_DIR}-{best}").is_dir()
+
+    folders = [*files.checkpoint_folders(output_dir / files.BEGINNING), *files.checkpoint_folders(output_dir)]
+    return next(filter(is_sound, reversed(folders)), None)
+
+
 def clear_checkpoints(output_dir: Path, start: Path | None, *, goes_back: bool) -> None:
     """Remove the checkpoints that a run will write again.
 
@@ -137,7 +170,8 @@ def clear_checkpoints(output_dir: Path, start: Path | None, *, goes_back: bool) 
         goes_back: Whether `start` is not the newest: what lies ahead of it is removed, too.
     """
     folders = files.checkpoint_folders(output_dir)
-    ahead = folders[folders.index(start) + 1 :] if goes_back and start is not None else []
+    stays = files.step_of(start) if goes_back and start is not None else math.inf
+    ahead = [folder for folder in folders if files.step_of(folder) > stays]
     for folder in {*ahead, *(folder for folder in folders if not files.is_whole(folder))}:
         logger.info("Removing %s: interrupted, or ahead of the checkpoint to go back to.", folder)
         files.remove(folder)

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from foretune.errors import CheckpointError, JournalError
-from foretune.journal import EvaluationRecord, check_header
+from foretune.journal import EvaluationRecord, StepRecord, check_header
 from foretune.journal.replay import threads_of
 from foretune.methods import AbstractRecipe
 from foretune.objectives import Objective
 from foretune.trainer import checkpoint as files
 from foretune.trainer.arguments import GradientArguments
 from foretune.trainer.base import METRICS_NAME, AbstractTrainer, Evaluator
+from foretune.trainer.divergence import Diverging, stop_error
 from foretune.trainer.metrics_log import AppendedLog
 from foretune.trainer.recovery import choose_checkpoint, clear_checkpoints, refuse_existing
 from foretune.trainer.step_loss import StepLoss
@@ -59,6 +60,7 @@ class SnapshotTrainer(AbstractTrainer):
         **kwargs: Any,
     ) -> None:
         self._losses: list[float] = []  # of the steps that are in no line of the log yet
+        self._all_losses: list[float] = []
         self._start = _BEGINNING
         super().__init__(model, args, objective=objective, evaluator=evaluator, run_info=run_info, **kwargs)
 
@@ -80,7 +82,15 @@ class SnapshotTrainer(AbstractTrainer):
         return loss
 
     def after_step(self) -> None:
-        """Nothing: the loss was noted when it was measured."""
+        """Let the guard look at the step that has just been made."""
+        step, loss = self.state.global_step, self._losses[-1]
+        self._all_losses.append(loss)
+        findings = self.guard.add(_record(step, loss, self._get_learning_rate()))
+        for finding in findings:
+            self.metrics_log.warn(finding)
+        self.guard.heed(findings)
+        if (step + 1) % max(1, int(self.state.logging_steps)) == 0:
+            self.guard.look_at_weights()
 
     @property
     @abc.abstractmethod
@@ -89,11 +99,14 @@ class SnapshotTrainer(AbstractTrainer):
 
     # ---------------------------------------------------------------- logs and evaluation
 
-    def begin_logs(self) -> None:
-        """Set the logs to where the run stands."""
+    def begin_run(self) -> None:
+        """Set logs and guard to where the run stands."""
         logged = [int(entry["step"]) for entry in self.state.log_history if "loss" in entry]
         self._globalstep_last_logged = max(logged, default=0)
-        self._losses = list(self._start.unlogged)
+        self._losses, self._all_losses = list(self._start.unlogged), list(self._start.losses)
+        self.guard.begin(self.state.max_steps)
+        for step, loss in enumerate(self._all_losses):
+            self.guard.add(_record(step, loss))
         self.metrics_log = AppendedLog(self._output_dir / METRICS_NAME, self._start.num_bytes)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -117,6 +130,7 @@ class SnapshotTrainer(AbstractTrainer):
         A folder as `resume_from_checkpoint` goes back to that checkpoint; later ones are dropped.
 
         Raises:
+            DivergedError: the run diverges, which is not to be ignored.
             JournalError: the folder holds a run and no resume was asked for; or one of other settings, each of
                 which is named.
             UsageError: the folder to go back to is no whole checkpoint of this run.
@@ -142,10 +156,13 @@ class SnapshotTrainer(AbstractTrainer):
         files.write_json(path, header)
         self._start = _BEGINNING if folder is None else files.LogPlace.load(folder)
         self._micro_batches.clear()
+        self._note_first_weights()
         self.model.zero_grad()
         try:
             with threads_of(header):
                 return super().train(resume_from_checkpoint=None if folder is None else str(folder), **kwargs)
+        except Diverging as signal:
+            raise stop_error(signal.finding, "Resume with on_divergence 'ignore' to go on as it is") from None
         finally:
             self.is_in_train = False
 
@@ -166,8 +183,16 @@ class SnapshotTrainer(AbstractTrainer):
 
     def _place(self) -> files.LogPlace:
         return files.LogPlace(
-            epoch_ended=self.epoch_ended, num_bytes=self.metrics_log.num_bytes, unlogged=list(self._losses)
+            epoch_ended=self.epoch_ended,
+            num_bytes=self.metrics_log.num_bytes,
+            unlogged=list(self._losses),
+            losses=list(self._all_losses),
         )
+
+
+def _record(step: int, loss: float, lr: float = 0.0) -> StepRecord:
+    """Return the record of a step that was made along a gradient."""
+    return StepRecord(step, (), loss, lr, zo_eps=0.0, accepted=True)
 
 
 def read_run(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,8 +11,16 @@ import torch
 from torch import Tensor, nn
 from transformers.trainer_utils import IntervalStrategy
 
-from foretune.errors import JournalError, UsageError
-from foretune.journal import EvaluationRecord, Journal, JournalWriter, StepRecord, check_header
+from foretune.errors import JournalError, NonFiniteLossError, UsageError
+from foretune.journal import (
+    EvaluationRecord,
+    Journal,
+    JournalWriter,
+    Record,
+    RollbackRecord,
+    StepRecord,
+    check_header,
+)
 from foretune.journal.replay import check_base_weights, threads_of
 from foretune.methods import AbstractMethod
 from foretune.objectives import Objective
@@ -19,8 +28,10 @@ from foretune.optimizer import Optimizer
 from foretune.trainer import checkpoint as files
 from foretune.trainer.arguments import ZOTrainingArguments
 from foretune.trainer.base import METRICS_NAME, AbstractTrainer, Evaluator
+from foretune.trainer.divergence import Diverging, roll_back, stop_error, ways_to_go_on
+from foretune.trainer.health import Cause, Finding, is_sound
 from foretune.trainer.metrics_log import MetricsLog, log_line
-from foretune.trainer.recovery import History, find_checkpoint, refuse_existing
+from foretune.trainer.recovery import History, find_checkpoint, refuse_existing, sound_checkpoint
 
 JOURNAL_NAME = "journal"
 
@@ -34,7 +45,8 @@ class ZOTrainer(AbstractTrainer):
     Micro-batches of one step (`gradient_accumulation_steps`) are evaluated together at each perturbed point,
     so accumulation equals one large batch. The run is journaled in ``output_dir/journal`` and logged in
     ``metrics.jsonl``; ``train(resume_from_checkpoint=True)`` goes on after a crash bit for bit where the run
-    stood, and starts anew where nothing was saved. Nothing in the folder is a pickle.
+    stood, and starts anew where nothing was saved. Nothing in the folder is a pickle. A run that diverges ends, goes
+    back or goes on, as `on_divergence` says; one that learns nothing warns (`foretune.trainer.health`).
 
     Python's, NumPy's and torch's global generators are seeded at every step and evaluation from the run's
     seed (the method itself draws nothing from them), so an evaluator that samples can be resumed too. Rows
@@ -69,6 +81,7 @@ class ZOTrainer(AbstractTrainer):
     ) -> None:
         self._unlogged: list[StepRecord] = []
         self._history = History()
+        self._saves_to: Path | None = None  # instead of the run's folder
         super().__init__(model, args, objective=objective, evaluator=evaluator, run_info=run_info, **kwargs)
 
     @property
@@ -85,6 +98,11 @@ class ZOTrainer(AbstractTrainer):
     def state_bytes(self) -> int:
         """Bytes of state that the method keeps between steps."""
         return self.zo_optimizer.state_bytes
+
+    @property
+    def rollbacks(self) -> list[RollbackRecord]:
+        """How often the run went back, and why."""
+        return self._history.rollbacks
 
     # ---------------------------------------------------------------- one step
 
@@ -112,8 +130,11 @@ class ZOTrainer(AbstractTrainer):
 
     def measure(self, model: nn.Module, batches: list[Any], num_items: Tensor | int | None) -> float:
         """Measure the losses; a step that the journal holds already is not measured again."""
-        for evaluation in self._history.skip_evaluations():
-            self._report(evaluation)
+        for passed in self._history.skip_to_step():
+            if isinstance(passed, RollbackRecord):
+                self._scale_lr(passed.lr_factor)
+            else:
+                self._report(passed)
         record = self._history.next_step()
         self.repeats_step = record is not None
         if record is None:
@@ -121,22 +142,36 @@ class ZOTrainer(AbstractTrainer):
         self.zo_optimizer.recall(record)
         return record.loss
 
+    def _scale_lr(self, factor: float) -> None:
+        """Multiply the learning rate of the next step and of all that follow, whatever their schedule."""
+        assert self.lr_scheduler is not None
+        for group in self.zo_optimizer.param_groups:
+            group.update({name: factor * group[name] for name in ("lr", "initial_lr") if name in group})
+        state = self.lr_scheduler.state_dict()
+        rates = {name: [factor * lr for lr in state[name]] for name in ("base_lrs", "_last_lr")}
+        self.lr_scheduler.load_state_dict({**state, **rates})
+
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> None:
         """There is no gradient, so no norm."""
 
     # ---------------------------------------------------------------- logs and evaluation
 
-    def begin_logs(self) -> None:
-        """Set the logs to where the run stands (called when training begins)."""
+    def begin_run(self) -> None:
+        """Set logs and guard to where the run stands (called when training begins)."""
         logged = [int(entry["step"]) for entry in self.state.log_history if "loss" in entry]
         self._globalstep_last_logged = max(logged, default=0)
         self._unlogged = self._history.steps_done(self._globalstep_last_logged)
+        self.guard.begin(self.state.max_steps, self.zo_optimizer.projected_grads)
         self.metrics_log = MetricsLog(
             self._output_dir / METRICS_NAME,
-            max(1, int(self.state.logging_steps)),
+            self._logging_interval,
             self.zo_optimizer.projected_grads,
             self._history.records,
+            self.guard.add,
         )
+        if self._may_go_back:
+            self._keep_beginning()
+        self.guard.heed_the_past()
 
     def after_step(self) -> None:
         """Log the step that has just been made (called behind the optimizer's step)."""
@@ -144,8 +179,18 @@ class ZOTrainer(AbstractTrainer):
         assert record is not None
         self._unlogged.append(record)
         if not self.repeats_step:
-            self._history.add(record)
-            self.metrics_log.add(record)
+            self._add(record)
+        if (record.step + 1) % self._logging_interval == 0:
+            self.guard.look_at_weights()
+
+    @property
+    def _logging_interval(self) -> int:
+        return max(1, int(self.state.logging_steps))
+
+    def _add(self, record: Record) -> None:
+        """Take a record of what was done for the first time."""
+        self._history.add(record)
+        self.guard.heed(self.metrics_log.add(record))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the projected gradient to the training log, and the loss in full precision."""
@@ -164,8 +209,7 @@ class ZOTrainer(AbstractTrainer):
         """Record it in the journal, unless its place there has passed because steps are repeated."""
         if not self._history.repeating:
             self._journal.append(record)
-            self._history.add(record)
-            self.metrics_log.add(record)
+            self._add(record)
             self._report(record)
 
     def _report(self, evaluation: EvaluationRecord) -> None:
@@ -185,6 +229,7 @@ class ZOTrainer(AbstractTrainer):
         and later checkpoints, are dropped.
 
         Raises:
+            DivergedError: the run diverges, and is to stop then, or has gone back too often.
             JournalError: a journal exists and no resume was asked for; it is corrupt, of another base model,
                 or was begun with other settings (each is named).
             UsageError: the folder to go back to is no whole checkpoint of this run.
@@ -195,11 +240,13 @@ class ZOTrainer(AbstractTrainer):
             refuse_existing(path, resume=resume_from_checkpoint)
         self.create_optimizer()
         self._micro_batches.clear()
+        self._note_first_weights()
         if resumes:
             chosen = None if resume_from_checkpoint is True else Path(resume_from_checkpoint)
             return self._resume(path, chosen, **kwargs)
         self._refuse_moved_weights()
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._drop_beginning()  # of a run that was killed before its first step
         self._history = History()
         self.zo_optimizer.record_to(path, self._header())
         return self._run(None, **kwargs)
@@ -210,6 +257,8 @@ class ZOTrainer(AbstractTrainer):
         self._check(journal)
         optimizer.engine_name = journal.header["engine"]  # a run stays with the engine it began with
         folder, place = find_checkpoint(journal, chosen)
+        if self._may_go_back and chosen is None and not optimizer.num_steps and sound_checkpoint(path.parent) is None:
+            folder, place = None, 0  # to write a checkpoint of the beginning on the way
         if folder is None:
             self._refuse_moved_weights()
         writer = JournalWriter.reopen(path)
@@ -241,11 +290,52 @@ class ZOTrainer(AbstractTrainer):
 
     def _run(self, folder: Path | None, **kwargs: Any) -> Any:
         try:
-            return super().train(resume_from_checkpoint=None if folder is None else str(folder), **kwargs)
+            while True:
+                try:
+                    result = super().train(resume_from_checkpoint=None if folder is None else str(folder), **kwargs)
+                except Diverging as signal:
+                    finding = signal.finding
+                except NonFiniteLossError as error:  # of ten steps in a row, or of an evaluation
+                    if self.args.on_divergence == "ignore" or not self.zo_optimizer.num_steps:
+                        raise  # nothing can be learned from here on; or the model was like that
+                    finding = Finding(Cause.NON_FINITE_LOSS, self.zo_optimizer.num_steps, str(error).rstrip("."), "")
+                else:
+                    self._drop_beginning()
+                    return result
+                folder = self._act_on(finding)
         finally:
             self.is_in_train = False
             if self.zo_optimizer.journal is not None:
                 self.zo_optimizer.journal.close()
+
+    @property
+    def _may_go_back(self) -> bool:
+        return self.args.on_divergence == "rollback"
+
+    def _act_on(self, finding: Finding) -> Path:
+        """Go back and return the checkpoint to go on from, or end the run."""
+        if not self._may_go_back:
+            raise stop_error(finding, ways_to_go_on(self._output_dir))
+        folder, self._history = roll_back(self._journal, finding)
+        self._micro_batches.clear()
+        return folder
+
+    def _keep_beginning(self) -> None:
+        """Write a checkpoint of the beginning, beside those that are removed when there are too many."""
+        folder = self._output_dir / files.BEGINNING
+        if self.state.global_step or any(map(files.is_whole, files.checkpoint_folders(folder))):
+            return
+        self._saves_to = folder
+        try:
+            super()._save_checkpoint(self.model, trial=None)
+        finally:
+            self._saves_to = None
+
+    def _drop_beginning(self) -> None:
+        shutil.rmtree(self._output_dir / files.BEGINNING, ignore_errors=True)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return super()._get_output_dir(trial) if self._saves_to is None else str(self._saves_to)
 
     def _refuse_moved_weights(self) -> None:
         if self.zo_optimizer.num_steps:
@@ -266,7 +356,11 @@ class ZOTrainer(AbstractTrainer):
         self.zo_optimizer.load_state_dict(state)
 
     def _place(self) -> files.JournalPlace:
-        return files.JournalPlace(num_records=self._history.place, epoch_ended=self.epoch_ended)
+        return files.JournalPlace(
+            num_records=self._history.place,
+            epoch_ended=self.epoch_ended,
+            is_sound=is_sound(self._history.steps_done(0)) and self.guard.has_small_weights,
+        )
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Save a checkpoint once the journal up to here is on the disk."""

@@ -3,7 +3,8 @@ from __future__ import annotations
 import json
 import math
 
-from foretune.journal import EvaluationRecord, StepRecord
+from foretune.journal import EvaluationRecord, RollbackRecord, StepRecord
+from foretune.trainer.health import Cause, Finding
 from foretune.trainer.metrics_log import AppendedLog, MetricsLog, log_line
 
 
@@ -56,6 +57,23 @@ def test_file_is_a_function_of_the_records(tmp_path):
     rebuilt = MetricsLog(tmp_path / "rebuilt", 3, all_scalars, records[:5])
     for record in records[5:]:
         rebuilt.add(record)
+    assert (tmp_path / "rebuilt").read_bytes() == (tmp_path / "live").read_bytes()
+
+
+def test_rollbacks_and_findings_have_lines_that_are_a_function_of_the_records(tmp_path):
+    def watch(record):
+        is_one = isinstance(record, StepRecord) and record.step == 1
+        return [Finding(Cause.FLAT_LOSS, 2, "it is 1", "Raise lr")] if is_one else []
+
+    records = [step(0, 1.0, 1.0), step(1, 3.0, 1.0), RollbackRecord(2, 9, "exploding_loss", 0.1), step(2, 9.0, 1.0)]
+    live = MetricsLog(tmp_path / "live", 2, all_scalars, watch=watch)
+    assert [len(live.add(record)) for record in records] == [0, 1, 0, 0]
+    lines = [json.loads(line) for line in (tmp_path / "live").read_text().splitlines()]
+    assert lines[1:] == [
+        {"step": 2, "warning": {"cause": "flat_loss", "numbers": "it is 1", "remedy": "Raise lr"}},
+        {"step": 2, "rollback": {"detected_at": 9, "cause": "exploding_loss", "lr_factor": 0.1}},
+    ]
+    MetricsLog(tmp_path / "rebuilt", 2, all_scalars, records, watch)
     assert (tmp_path / "rebuilt").read_bytes() == (tmp_path / "live").read_bytes()
 
 

@@ -37,7 +37,8 @@ class Moments(TrainerCallback):
     """Counts the moments of a run, and ends it at one of them.
 
     Moments are: every event of the Trainer's loop, before and after a record is journaled, between journal
-    and update, around an evaluation, and each stage of writing a checkpoint (its last file half written).
+    and update, around an evaluation, each stage of writing a checkpoint (its last file half written), and each stage
+    of going back.
     """
 
     _EVENTS = (
@@ -62,6 +63,8 @@ class Moments(TrainerCallback):
             setattr(self, f"on_{event}", lambda *args, event=event, **kwargs: self.pass_(event))
         for owner, name in (
             (JournalWriter, "append"),
+            (JournalWriter, "go_back"),
+            (files, "remove"),
             (Optimizer, "_apply"),
             (SamplingEvaluator, "__call__"),
             (files, "save_model"),
@@ -148,6 +151,26 @@ RUNS = {
         "logging_strategy": "epoch",
         "save_steps": 2,
         "metric_for_best_model": "loss",
+    },
+    "rolled back to a checkpoint": {
+        "on_divergence": "rollback",
+        "learning_rate": 300.0,
+        "lr_scheduler_type": "constant_with_warmup",
+        "warmup_steps": 2000,
+        "max_steps": 12,
+        "logging_steps": 2,
+        "save_steps": 2,
+        "save_total_limit": 2,
+        "metric_for_best_model": "loss",
+        "load_best_model_at_end": True,
+    },
+    "rolled back to the beginning, twice": {
+        "on_divergence": "rollback",
+        "learning_rate": 3.0,
+        "max_steps": 8,
+        "logging_steps": 1,
+        "method": "lozo_m",
+        "save_strategy": "no",
     },
 }
 
@@ -513,10 +536,10 @@ class TestHistory:
     def test_skipped_evaluations_are_told(self):
         evaluations = [EvaluationRecord(1, {"eval_loss": 1.0}), EvaluationRecord(1, {"test_loss": 1.0})]
         history = History([self.steps[0], *evaluations, self.steps[1], *evaluations], place=1)
-        assert history.skip_evaluations() == evaluations
-        assert history.skip_evaluations() == []
+        assert history.skip_to_step() == evaluations
+        assert history.skip_to_step() == []
         assert history.next_step() is self.steps[1]
-        assert history.skip_evaluations() == evaluations
+        assert history.skip_to_step() == evaluations
         assert not history.repeating
 
     def test_steps_done_ends_at_the_place(self):
