@@ -16,6 +16,10 @@ def test_a_long_tensor_loses_no_digits(dtype: torch.dtype) -> None:
     assert norm(values.mT) == pytest.approx(3 * math.sqrt(2e6), rel=1e-12)
 
 
+def test_several_tensors_are_as_one() -> None:
+    assert norm(torch.full((2, 2), 1.0), torch.tensor([4.0, 4.0]), torch.empty(0)) == pytest.approx(6.0, rel=1e-14)
+
+
 def test_small_ones() -> None:
     assert norm(torch.tensor([3.0, -4.0])) == 5.0
     assert norm(torch.zeros(3)) == 0.0

@@ -50,7 +50,9 @@ class Cause(StrEnum):
     @property
     def depth(self) -> int:
         """0 where the run gets worse and worse, 1 where it has no signal, 2 for what may have either reason."""
-        return (0, 0, 0, 1, 1, 2, 2)[list(Cause).index(self)]
+        if self in (Cause.NON_FINITE_LOSS, Cause.EXPLODING_LOSS, Cause.EXPLODING_WEIGHTS):
+            return 0
+        return 1 if self in (Cause.ZERO_GRADIENT, Cause.DEAD_SIGNAL) else 2
 
     @property
     def diverges(self) -> bool:
@@ -283,7 +285,7 @@ class Growth:
         return self._norm() / self._first if self._first else 1.0
 
     def _norm(self) -> float:
-        return math.hypot(*(norm(trainable.parameter) for trainable in self._trainables))
+        return norm(*(trainable.parameter for trainable in self._trainables))
 
 
 def signal_to_rounding(
