@@ -22,6 +22,8 @@ def workshop(tmp_path_factory, tiny_model, rows_dir):
     folder = tmp_path_factory.mktemp("workshop")
     shutil.copytree(tiny_model, folder / "model")
     shutil.copytree(rows_dir, folder / "data")
+    reviews = [f"the film {index} is,{index % 2}\n" for index in range(20)]
+    (folder / "reviews.csv").write_text("".join(["text,label\n", *reviews]))
     masked_models.roberta().save_pretrained(folder / "masked")
     masked_models.roberta_tokenizer().save_pretrained(folder / "masked")
     with pytest.MonkeyPatch.context() as patch:
@@ -56,7 +58,7 @@ def place(request, workshop, tmp_path, monkeypatch):
     told = " ".join((row.command, str(row.largest_file), *row.files, *row.before, *row.then))
     always = {"model", "data", "runs.sqlite", *(["run"] if row.resumes else [])}
     for entry in workshop.iterdir():
-        if entry.name in always or re.search(rf"\b{entry.name}\b", told):
+        if entry.name in always or re.search(rf"\b{re.escape(entry.name)}\b", told):
             (shutil.copytree if entry.is_dir() else shutil.copy)(entry, folder / entry.name)
     monkeypatch.chdir(folder)
     return folder

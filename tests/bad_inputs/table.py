@@ -28,20 +28,25 @@ from typing import Any
 import yaml
 
 HERE = Path(__file__).resolve().parent
-AREAS = ("options", "models", "runs", "interrupts")
+AREAS = ("options", "models", "rows", "runs", "interrupts", "evaluations", "sweeps", "ledgers", "others")
 """The files, in the order of the page that is made of them."""
 
 REST: Mapping[str, str] = {
     "train": "--model model --task sst2 --data-dir data --output new --steps 6 --eval-steps 3 --log-steps 2 "
     "--batch-size 4 --num-train 20 --num-dev 8 --num-eval 12 --lr 1e-3 --device cpu",
+    "train --data": "--model model --output new --steps 2 --batch-size 2 --lr 1e-3 --device cpu",
+    "evaluate": "--model model --task sst2 --data-dir data --num-eval 12 --device cpu",
+    "sweep": "--model model --task sst2 --data-dir data --output new",
 }
-"""What ``...`` stands for behind the first word of a command."""
+"""What ``...`` stands for behind the first word of a command, or behind `foretune train` with an option."""
 
 
 def in_full(command: str) -> list[str]:
     """Return the words of a command, with what ``...`` stands for."""
     first, *others = shlex.split(command)
-    return [first, *(word for other in others for word in (shlex.split(REST[first]) if other == "..." else [other]))]
+    key = next((key for key in REST if key.partition(" ")[0] == first and key.partition(" ")[2] in others), first)
+    rest = shlex.split(REST.get(key, ""))
+    return [first, *(word for other in others for word in (rest if other == "..." else [other]))]
 
 
 @dataclass(frozen=True, kw_only=True)

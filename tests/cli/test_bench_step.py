@@ -40,22 +40,6 @@ def test_a_busy_machine_is_named(high, is_busy, capsys):
     assert ("the machine is busy" in capsys.readouterr().out) == is_busy
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("step --method mezo", "Did you mean: --methods"),
-        ("step --batch two", "--batch must be a list of a whole number"),
-        ("step --objective f1", "--objective must be a list of one of lm, classification"),
-        ("step --model opt-12b", "Did you mean: opt-13b"),
-        ("stepp", "Did you mean: step"),
-    ],
-)
-def test_bad_options(words, message, capsys):
-    code = main(f"bench {words}".split())
-    err = capsys.readouterr().err
-    assert (code, message in err) == (2, True), err
-
-
 def test_the_command_for_a_gpu_parses_up_to_the_gpu(monkeypatch, tmp_path, capsys):
     page = (Path(__file__).resolve().parents[2] / "docs" / "performance.md").read_text().replace("\\\n", " ")
     line = next(line for line in page.splitlines() if line.startswith("    foretune bench step"))

@@ -162,36 +162,6 @@ def test_baselines_learn_the_training_rows_and_leave_the_model_s_folder_alone(ru
 
 
 @pytest.mark.parametrize(
-    ("options", "parts"),
-    [
-        ("--demonstrations many", ["--demonstrations must be a whole number or one of fit", "'many'"]),
-        ("--demonstrations=-1", ["--demonstrations must be at least 0, got -1"]),
-        ("--demonstration-sets 3", ["--demonstration-sets 3 has no effect without --demonstrations"]),
-        ("--demonstrations 4 --demonstration-sets 0", ["--demonstration-sets must be at least 1"]),
-        ("--demonstrations 4 --demonstration-sets 2 --train-set-seed 1", ["leave out --train-set-seed"]),
-        ("--calibration icl", ["--calibration must be one of none, sfc, icl_sfc", "'icl'"]),
-        ("--calibration icl_sfc", ["--calibration icl_sfc", "give --demonstrations, or use sfc"]),
-        ("--baseline probe", ["--baseline must be one of linear_probe, head_tuning", "'probe'"]),
-        ("--baseline head_tuning --demonstrations 4", ["--demonstrations 4: --baseline head_tuning"]),
-        ("--baseline linear_probe --calibration sfc", ["--calibration sfc: --baseline linear_probe"]),
-        ("--baseline linear_probe --lr 0.1", ["--lr 0.1 has no effect without --baseline head_tuning"]),
-        ("--baseline head_tuning --lr 0", ["--lr must be positive, got 0.0"]),
-        ("--baseline head_tuning --steps 0", ["--steps must be at least 1"]),
-        ("--baseline head_tuning --objective accuracy --num-dev 8", ["--objective accuracy has no gradient"]),
-        ("--baseline linear_probe --num-dev 40", ["No training rows are left", "num_dev"]),
-        ("--num-train 5", ["--num-train 5 has no effect without --baseline"]),
-    ],
-)
-def test_bad_options_are_refused_before_the_model_is_loaded(tiny_model, rows_dir, capsys, monkeypatch, options, parts):
-    monkeypatch.setattr(evaluate_module, "load_model", None)
-    words = f"evaluate --model {tiny_model} --task sst2 --data-dir {rows_dir} {options}"
-    assert main(words.split()) == 2
-    message = capsys.readouterr().err
-    for part in parts:
-        assert part in message
-
-
-@pytest.mark.parametrize(
     ("task", "options", "message"),
     [
         ("squad", "--calibration sfc", "--calibration sfc: Task 'squad' cannot be calibrated"),
@@ -203,10 +173,3 @@ def test_what_a_task_has_no_use_for_is_refused(tiny_model, real_data_dir, capsys
     words = f"evaluate --model {tiny_model} --task {task} --data-dir {real_data_dir} --num-eval 5 {options}"
     assert main(words.split()) == 2
     assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("options", ["--demonstrations 4", "--calibration sfc", "--baseline head_tuning"])
-def test_a_masked_model_has_none_of_these(tmp_path, rows_dir, capsys, options):
-    (tmp_path / "config.json").write_text('{"model_type": "roberta", "architectures": ["RobertaForMaskedLM"]}')
-    assert main(f"evaluate --model {tmp_path} --task sst2 --data-dir {rows_dir} {options}".split()) == 2
-    assert f"{options} is for causal language models, and --model {tmp_path} is masked" in capsys.readouterr().err

@@ -99,22 +99,6 @@ def test_a_run_without_a_model(tmp_path, capsys):
     _fails([tmp_path / "s", "--task", "sst2"], capsys, "keeps no model")
 
 
-def test_folders_that_are_no_run(tmp_path, capsys):
-    (tmp_path / "notes.txt").write_text("nothing")
-    _fails([tmp_path, "--task", "sst2"], capsys, f"--model {tmp_path}", "neither a run", "nor a saved model")
-    _fails([tmp_path / "missing", "--task", "sst2"], capsys, "there is no such folder")
-    _fails([tmp_path, "--model", "m"], capsys, f"Two models are given, {tmp_path} and --model m")
-
-
-@pytest.mark.parametrize(
-    ("text", "part"),
-    [("task: [sst2\n", "not YAML: line 2, column 1"), ("- task\n", "is not the configuration of a run")],
-)
-def test_configurations_that_cannot_be_read(tmp_path, capsys, text, part):
-    (tmp_path / "config.yaml").write_text(text)
-    _fails([tmp_path], capsys, f"--model {tmp_path}", "config.yaml", part)
-
-
 def test_code_is_not_run_because_a_folder_names_it(run, tmp_path, capsys):
     """A folder may be someone else's: its functions must be named again, its modelling code allowed again."""
     other = tmp_path / "other"

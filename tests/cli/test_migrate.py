@@ -86,35 +86,3 @@ def test_an_evaluation(capsys):
     output = _printed(capsys, "python run.py --model_name m --task_name SST2 --num_train 32")
     assert "foretune evaluate" in output
     assert "--demonstrations 32" in output
-
-
-@pytest.mark.parametrize(
-    ("words", "parts"),
-    [
-        ([], ["needs a command or a file"]),
-        (["--"], ["needs a command or a file"]),
-        (["--code", "mezzo", RUN], ["'mezzo'", "Did you mean: mezo"]),
-        (["--code"], ["--code needs a name"]),
-        (["missing.sh"], ["missing.sh: there is no such file"]),
-        (["missing.yml"], ["missing.yml: there is no such file"]),
-        (["ls -l"], ["'ls -l' runs no script of a research code"]),
-        ([RUN.replace("zo ", "zoo ")], ["no research code has this trainer", "Did you mean: zo"]),
-        ([RUN.replace("SST2", "SST9")], ["'sst9'", "Did you mean: sst5, sst2"]),
-        ([f"{RUN} --max_steps 0.5"], ["--max_steps takes a whole number"]),
-        ([f"{RUN} --logging_steps 0"], ["--log-steps must be at least 1"]),
-        ([f"{RUN} --zo_eps -1"], ["zo_eps must be positive"]),
-    ],
-)
-def test_what_is_wrong_is_one_line(capsys, words, parts):
-    assert main(["migrate", *words]) == 2
-    captured = capsys.readouterr()
-    (line,) = captured.err.strip().splitlines()
-    for part in parts:
-        assert part in line
-    assert "foretune train" not in captured.out
-
-
-def test_a_binary_file_is_refused(capsys, tmp_path):
-    (tmp_path / "run.bin").write_bytes(b"\xff\xfe\x00")
-    assert main(["migrate", "run.bin"]) == 2
-    assert "run.bin is not a text file" in capsys.readouterr().err

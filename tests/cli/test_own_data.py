@@ -123,34 +123,6 @@ def test_the_loss_of_plain_text_is_that_of_all_its_tokens(tiny_model):
     assert read("one.json")["metrics"]["model"]["loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("", "--task is missing: give a task, for example sst2, or rows of your own with --data."),
-        ("--task sst2 --data reviews.csv", "--data would have no effect with --task sst2"),
-        ("--task sst2 --label-words 0=a 1=b", "--label-words would have no effect with --task sst2"),
-        ("--task my.yaml --prompt x", "--prompt would have no effect with the task file my.yaml"),
-        ("--task my.yaml", "--task my.yaml: there is no such file."),
-        ("--data reviews.csv", "--data reviews.csv: say what the answer is"),
-        ("--data reviews.csv --completion {text} --data-dir .", "--data-dir would have no effect"),
-        ("--data reviews.csv --completion {text} --metric accuracy", "--metric accuracy is of candidates"),
-        ("--data reviews.csv --completion {text} --metric rogue", "--metric rogue: there is no such metric"),
-        ("--data reviews.csv --completion {text} --objective f1", "task 'reviews' generates none"),
-        ("--data reviews.csv --completion {txt}", "reviews.csv', line 2: field 'txt' is missing"),
-        (
-            "--data reviews.csv --prompt {text}{label} --label-words 0=a 2=b",
-            "line 3: field 'label': there is no label '1'",
-        ),
-        ("--data chats.jsonl --messages turns", "the tokenizer has no chat template"),
-    ],
-)
-def test_mistakes_are_one_line_that_names_them(tiny_model, capsys, words, message):
-    assert main(["train", "--model", str(tiny_model), "--output", "run", *RUN.split(), *words.split()]) != 0
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("foretune: error: ")
-    assert message in line
-
-
 def test_a_list_takes_all_words_up_to_the_next_option():
     config = parse(["--model", "m", "--label-words", "0=a b", "1=c", "--data", "d", "--output", "o"])
     assert config.label_words == ["0=a b", "1=c"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from foretune.cli.main import main
-from foretune.ledger import Ledger
 from reported import make_ledger
 
 
@@ -48,33 +47,3 @@ def test_damaged_rows_are_named(ledger, tmp_path, capsys):
     assert main(["report", str(ledger), "-o", str(tmp_path / "report.html")]) == 0
     assert "run 000000000000 is left out: its metrics cannot be read" in capsys.readouterr().out
     assert "run 000000000000 is left out" in (tmp_path / "report.html").read_text()
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["LEDGER"], "--output is missing"),
-        (["LEDGER", "-o", "report.pdf"], "say which --format"),
-        (["LEDGER", "-o", "x", "--format", "htm"], "Did you mean: html?"),
-        (["LEDGER", "-o", "LEDGER/report.html"], "cannot be written"),
-        (["absent", "-o", "report.html"], "absent: there is no such file or folder"),
-        (["EMPTY", "-o", "report.html"], "no run is there to report"),
-        (["FOLDER", "-o", "report.html"], "neither a run"),
-        (["LEDGER", "-o", "report.html", "--where", "lrr=1"], "no run has it"),
-        (["LEDGER", "-o", "report.html", "--target", "-1"], "--target -1: a dev figure is above 0"),
-        (["LEDGER", "-o", "report.html", "--formt", "html"], "Did you mean: --format?"),
-    ],
-)
-def test_wrong_use_is_one_line(ledger, tmp_path, monkeypatch, capsys, words, message):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "folder").mkdir()
-    Ledger.open(tmp_path / "empty.sqlite", create=True).close()
-    places = {"LEDGER": str(ledger), "EMPTY": "empty.sqlite", "FOLDER": "folder"}
-    for name, place in places.items():
-        words = [word.replace(name, place) for word in words]
-    assert main(["report", *words]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("foretune: error: ")
-    assert error.count("\n") == 1
-    assert message in error
-    assert not (tmp_path / "report.html").exists()

@@ -121,36 +121,6 @@ def test_export(ledger, folder, capsys):
     assert "2 lines of 5 runs in points.json" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("", "needs to be told what to do"),
-        ("lst", "Unknown action 'lst' of foretune runs. Did you mean: list?"),
-        ("list --where lr", "--where 'lr' is no condition"),
-        ("list --where lr<small", "--where lr<small: lr is a number"),
-        ("list --where learning=1", "--where learning: no run has it."),
-        ("list --sort speed", "--sort speed: no run has it."),
-        ("list --columns speed", "--columns speed: no run has it."),
-        ("list --status done", "--status done: no run is ever so."),
-        ("list nobody", "has no run 'nobody'"),
-        ("list --ledger nowhere.sqlite", "There is no ledger nowhere.sqlite."),
-        ("show", "No run was named"),
-        ("show mezo", "has no run 'mezo'"),
-        ("compare --status stopped", "No run is chosen"),
-        ("export", "--output is missing"),
-        ("export -o runs.xlsx", "give a name that ends in .csv, .json, .parquet"),
-        ("export -o points.csv --points --columns lr", "--columns lr has no effect with --points"),
-        ("import", "No log was named"),
-        ("import nothing", "'nothing' does not exist"),
-        ("import . --format csv", "--format csv: no such format."),
-        ("import . --ledger none", "holds no log that is known"),
-    ],
-)
-def test_what_a_user_gets_wrong(ledger, folder, capsys, words, message):
-    assert main(["runs", *words.split()]) == 2
-    assert message in capsys.readouterr().err
-
-
 def test_help_says_what_there_is(capsys):
     for words in ("runs --help", "runs list --help", "runs import --help"):
         assert main(words.split()) == 0

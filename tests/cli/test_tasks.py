@@ -66,23 +66,3 @@ def test_one_task_that_fails_does_not_keep_the_others_back(capsys, hub_task, tmp
     assert "train.jsonl' is there and was not fetched" in printed.err
     assert "1 of 2 tasks could not be fetched: rte." in printed.err
     assert "sst2: train 40" in printed.out
-
-
-@pytest.mark.parametrize(
-    ("words", "part"),
-    [
-        ("data", "fetch or check"),
-        ("data fetsch", "Did you mean: fetch"),
-        ("data fetch", "No task was named"),
-        ("data fetch sst2", "--to is missing"),
-        ("data fetch sst3 --to x", "Did you mean: sst5, sst2"),
-        ("data check", "takes one folder"),
-        ("data check /no/such", "has no folder with a source.json"),
-        ("tasks sst3", "Did you mean: sst5, sst2"),
-        ("tasks --row 3", "--row 3 has no effect"),
-    ],
-)
-def test_mistakes_are_one_line(capsys, words, part):
-    assert main(words.split()) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert part in line

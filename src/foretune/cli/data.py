@@ -49,6 +49,8 @@ def _fetch(words: list[str]) -> None:
         raise UsageError("No task was named: foretune data fetch TASK... --to DIR, or all.")
     if not config.to:
         raise UsageError("--to is missing: give a folder for the rows, for example data.")
+    if Path(config.to).exists() and not Path(config.to).is_dir():
+        raise UsageError(f"--to {config.to} is a file; give a folder for the rows.")
 
     from foretune.data.fetch import fetch_task
     from foretune.tasks import get_task, list_tasks

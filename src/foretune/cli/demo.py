@@ -19,6 +19,8 @@ def run(arguments: Sequence[str]) -> None:
     if arguments and output is None:
         raise UsageError(f"foretune demo takes only --output DIR, got {' '.join(arguments)!r}.")
     folder = Path(tempfile.mkdtemp(prefix="foretune-demo-") if output is None else output)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--output {folder} is a file; give a folder.")
     if folder.is_dir() and any(folder.iterdir()):
         raise UsageError(f"--output {folder} is not empty; choose another folder.")
 

@@ -17,7 +17,7 @@ def run(arguments: Sequence[str]) -> None:
     from foretune.runs.evaluate import evaluate
 
     quiet_libraries()
-    print_evaluation(evaluate(config))
+    evaluate(config, show=print_evaluation)
 
 
 def parse(arguments: Sequence[str]) -> EvaluateConfig:

@@ -134,6 +134,7 @@ def _sweep(arguments: Sequence[str]) -> None:
     from foretune.sweeps.code import check_code
     from foretune.sweeps.creation import create_study, items_of, plan_or_check
     from foretune.sweeps.file import join_sweeps, load_sweep, override
+    from foretune.sweeps.plan import check_places
     from foretune.sweeps.study import hide_password
 
     quiet_libraries()
@@ -143,6 +144,10 @@ def _sweep(arguments: Sequence[str]) -> None:
     if config.dry_run:
         _print_forecast(config, sweep, planned)
         return
+    if config.workers:
+        check_places(planned)
+    if config.folder.exists() and not config.folder.is_dir():
+        raise UsageError(f"--output {config.folder} is a file; give a folder.")
     config.folder.mkdir(parents=True, exist_ok=True)
     items = items_of(sweep, planned)
     study = create_study(config.name, config.url, sweep, items)
@@ -226,13 +231,17 @@ def _drain(config: SweepConfig, study: Study) -> None:
             if console.is_terminal:
                 live.update(_view(config.name, status), refresh=True)
             time.sleep(_REFRESH_SECONDS)
-    console.print(_view(config.name, status_of(study, config.ledger_path)), highlight=False)
+    status = status_of(study, config.ledger_path)
+    console.print(_view(config.name, status), highlight=False)
     if not study.is_over():
         logs = ", ".join(str(pool.log_of(number)) for number in range(config.workers))
         raise ForetuneError(
             f"The workers left before study {config.name} was over (exit codes {pool.exit_codes}); see {logs}. The "
             "same command goes on."
         )
+    failed = [trial for trial in status.ended.values() if trial.state == "failed"]
+    if len(failed) == status.num_trials:
+        raise ForetuneError(f"Every trial of study {config.name} failed, the first with {failed[0].error}")
 
 
 def _print_forecast(config: SweepConfig, sweep: Sweep, planned: Sequence[Planned]) -> None:

@@ -39,7 +39,9 @@ def read_rows(path: Path) -> Iterator[Located]:
     try:
         yield from _READERS[path.suffix.lower()](path)
     except UnicodeDecodeError as error:
-        raise UsageError(f"'{path}' is not UTF-8 text ({error.reason} at byte {error.start}).") from error
+        raise UsageError(
+            f"'{path}' is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8."
+        ) from error
     except OSError as error:
         raise UsageError(f"'{path}' cannot be read: {error.strerror or error}.") from error
 
@@ -53,7 +55,8 @@ def _read_jsonl(path: Path) -> Iterator[Located]:
             try:
                 row = json.loads(line.rstrip("\r\n"))
             except json.JSONDecodeError as error:
-                raise UsageError(f"{where}: not valid JSON ({error.msg} at column {error.colno}).") from error
+                what = error.msg.removesuffix(" at")
+                raise UsageError(f"{where}: not valid JSON ({what} at column {error.colno}).") from error
             yield where, row
 
 
@@ -69,6 +72,11 @@ def _read_csv(path: Path) -> Iterator[Located]:
                     continue
                 if header is None:
                     header = record
+                    if len(header) == 1 and (marks := [mark for mark in ";\t" if mark in header[0]]):
+                        raise UsageError(
+                            f"{where}: the header is one field, {header[0]!r:.60}: values are separated by commas, not "
+                            f"by {marks[0]!r}."
+                        )
                     if twice := [name for name in header if name and header.count(name) > 1]:
                         raise UsageError(f"{where}: field {twice[0]!r} is there twice; every field needs its own name.")
                 elif len(record) != len(header):

@@ -97,9 +97,9 @@ def load_file(task: Task, split: str, path: Path) -> Split:
 def _data_folder(data_dir: str | os.PathLike[str] | None) -> tuple[Path, str] | None:
     """Return the folder of local rows and where it was named; None for the hub."""
     if data_dir is not None:
-        return Path(data_dir), "data_dir"
+        return Path(data_dir), "--data-dir"
     if from_environment := os.environ.get(DATA_DIR_VARIABLE):
-        return Path(from_environment), f"environment variable {DATA_DIR_VARIABLE}"
+        return Path(from_environment), f"${DATA_DIR_VARIABLE}"
     return None
 
 
@@ -109,12 +109,12 @@ def _split_path(task: Task, split: str, data_dir: Path) -> Path:
 
 def _load_local(task: Task, split: str, data_dir: Path, option: str) -> Split:
     if not data_dir.is_dir():
-        raise UsageError(f"{option} is '{data_dir}', which is not a folder.")
+        raise UsageError(f"{option} {data_dir} is not a folder.")
     folder = data_dir / task.name
     if not folder.is_dir():
         known = [entry.name for entry in data_dir.iterdir() if entry.is_dir()]
         hint = near_misses(task.name, known) if known else " It has no folders at all."
-        raise UsageError(f"{option} '{data_dir}' has no folder {task.name!r} for the task.{hint}")
+        raise UsageError(f"{option} {data_dir} has no folder {task.name!r} for the task.{hint}")
     return load_file(task, split, _split_path(task, split, data_dir))
 
 
@@ -147,7 +147,7 @@ def first_source(task: Task, wanted: str, load: Callable[[HubSource], Loaded]) -
         raise UsageError(f"Could not load the rows from the hub: {'; '.join(failures)}.")
     raise UsageError(
         f"Could not load {wanted} of task {task.name!r} from the hub. Tried {'; '.join(failures)}. "
-        f"For local rows set data_dir (or {DATA_DIR_VARIABLE}) to a folder with "
+        f"For local rows set --data-dir (or {DATA_DIR_VARIABLE}) to a folder with "
         f"{task.name}/{task.train_split}.jsonl and {task.name}/{task.eval_split}.jsonl; "
         "'foretune data fetch' writes it where there is a network."
     )

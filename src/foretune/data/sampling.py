@@ -41,10 +41,14 @@ def draw_train_dev(
     cut = max(len(drawn) - num_dev, 0)
     if num_train > 0 and cut == 0:
         raise UsageError(
-            f"No training rows are left: the training split has {length} rows"
-            + (f", of which {num_kept} are test rows (num_eval)," if num_kept else "")
-            + f" and num_dev is {num_dev}. Set "
-            + (f"both together below {length}." if num_kept else f"num_dev below {length}.")
+            f"No training rows are left: the training split has {length} row{'' if length == 1 else 's'}"
+            + (f", of which {num_kept} are test rows (--num-eval)," if num_kept else "")
+            + f" and --num-dev is {num_dev}. "
+            + (
+                "Set " + ("both together" if num_kept else "--num-dev") + f" below {length}."
+                if length > 1
+                else "Give more."
+            )
         )
     return drawn[:cut], drawn[cut:]
 

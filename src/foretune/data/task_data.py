@@ -12,6 +12,7 @@ from foretune.data.loading import HUB_ORIGIN, Split, has_split, load_split
 from foretune.data.sampling import draw, draw_last, draw_train_dev
 from foretune.errors import UsageError
 from foretune.tasks.base import TASKS, Example, Row, Task
+from foretune.tasks.classification import ClassificationTask
 from foretune.tasks.generation import GenerationTask
 
 logger = logging.getLogger(__name__)
@@ -128,6 +129,7 @@ def load_task_data(
     for part, read in drawn.items():
         if read and not kept[part]:
             raise UsageError(f"None of the {len(read)} {part} rows of {rows['eval'].origin} has an answer.")
+    _warn_of_one_answer(task, kept["train"])
     return TaskData(
         task=task,
         train_set_seed=train_set_seed,
@@ -176,6 +178,15 @@ def _warn_of_short(rows: Split, wanted: tuple[int, int], found: tuple[int, ...])
             "%s has %d rows: using %d for training and %d for dev instead of %d and %d.",
             rows.origin, len(rows), *found, *wanted,
         )  # fmt: skip
+
+
+def _warn_of_one_answer(task: Task, rows: Sequence[TaskRow]) -> None:
+    """Say that there is nothing to tell apart: every row has the same label."""
+    if len(rows) > 1 and isinstance(task, ClassificationTask):
+        answers = {tuple(task.correct(row.row)) for row in rows}
+        if len(answers) == 1:
+            word = task.label_words[next(iter(answers))[0]]
+            logger.warning("All %d training rows have the same label, that of %r: nothing is learned.", len(rows), word)
 
 
 def _read(rows: Split | None, indices: Sequence[int]) -> tuple[TaskRow, ...]:

@@ -45,7 +45,7 @@ def _import(source: str, where: str) -> ModuleType:
         hint = ""
         if isinstance(error, ModuleNotFoundError) and error.name and f"{source}.".startswith(f"{error.name}."):
             hint = f" A file is named by its path: {source.replace('.', '/')}.py:function."
-        raise UsageError(f"{where}: cannot import {source!r}: {_one_line(error)}.{hint}") from error
+        raise UsageError(f"{where}: cannot import {source!r}: {one_line(error)}.{hint}") from error
 
 
 def _load_file(path: Path, where: str) -> ModuleType:
@@ -60,9 +60,10 @@ def _load_file(path: Path, where: str) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise UsageError(f"{where}: running '{path}' failed: {_one_line(error)}.") from error
+        raise UsageError(f"{where}: running '{path}' failed: {one_line(error)}.") from error
     return module
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Return the kind and the words of an exception."""
     return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")

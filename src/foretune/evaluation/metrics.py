@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import inspect
 import math
+import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from foretune.errors import UsageError, near_misses
 from foretune.evaluation.answers import exact_match, token_f1
-from foretune.evaluation.functions import load_function
+from foretune.evaluation.functions import load_function, one_line
 from foretune.evaluation.rouge import rouge_l
 
 
@@ -110,7 +112,10 @@ def _checked(function: Callable[..., Any], where: str) -> Callable[[list[str], l
         raise UsageError(f"{where}: it is called as function(texts, examples), but: {error}.") from None
 
     def score_rows(texts: list[str], examples: list[Mapping[str, Any]]) -> list[float]:
-        result = function(texts, examples)
+        try:
+            result = function(texts, examples)
+        except Exception as error:
+            raise UsageError(f"{where}: it failed: {one_line(error)} ({_place(error)}).") from error
         try:
             values = [float(value) for value in result]
         except (TypeError, ValueError):
@@ -125,6 +130,12 @@ def _checked(function: Callable[..., Any], where: str) -> Callable[[list[str], l
         return values
 
     return score_rows
+
+
+def _place(error: Exception) -> str:
+    """Say where an exception was raised."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(frame.filename).name}, line {frame.lineno}"
 
 
 def _against_answers(name: str, score: Callable[[str, Sequence[str]], float]) -> TextMetric:

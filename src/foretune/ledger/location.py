@@ -33,6 +33,8 @@ def find_existing_ledger(option: str | None) -> Path:
     Raises:
         UsageError: there is none.
     """
+    if option == NO_LEDGER:
+        raise UsageError(f"--ledger {option}: there is none to read; give a file.")
     named = find_ledger(option, None)
     places = [named] if named is not None else [Path(LEDGER_NAME), Path("runs", LEDGER_NAME)]
     for path in places:

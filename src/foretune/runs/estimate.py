@@ -18,7 +18,7 @@ from foretune.hybrid import check_split
 from foretune.methods import AbstractFirstOrder, AbstractMethod, HybridRecipe, make_recipe
 from foretune.runs.config import EstimateConfig
 from foretune.runs.live_memory import num_bytes
-from foretune.runs.loading import resolve_dtype
+from foretune.runs.loading import check_device, resolve_dtype
 from foretune.runs.scratch_use import ScratchUse
 from foretune.runs.shapes import check_length, check_objective, load_shape, shape_dtype
 from foretune.runs.step_temporaries import first_order_temporaries, step_temporaries
@@ -121,6 +121,7 @@ def estimate(config: EstimateConfig) -> Estimate:
 
 def _device(device: str) -> Device:
     """Return the kind of device, which need not be in this machine."""
+    check_device(device)
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return "cuda" if device.startswith("cuda") else "cpu"

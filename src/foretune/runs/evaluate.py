@@ -6,7 +6,7 @@ import json
 import logging
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -46,24 +46,35 @@ from foretune.runs.protocol import (
     choose_objective,
     make_protocol,
 )
-from foretune.runs.recording import record_evaluations
+from foretune.runs.recording import check_ledger, record_evaluations
 from foretune.runs.rows import load_rows
 from foretune.runs.task import task_of
 from foretune.runs.weight_files import check_adapter_weights, check_weights
 from foretune.tasks import Task
 from foretune.tasks.candidates import AbstractCandidateTask
+from foretune.trainer.checkpoint import writing
 
 logger = logging.getLogger(__name__)
 
+_TELLING = "setting"
+"""A key of results that no other file of a run has."""
 
-def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+
+def evaluate(config: EvaluateConfig, show: Callable[[dict[str, Any]], object] = lambda results: None) -> dict[str, Any]:
     """Evaluate a model, an adapter or the final model of a run folder on the test rows of a task.
 
+    Args:
+        config: What is evaluated.
+        show: Gets what is returned before it is written, so that it is not lost if it cannot be.
     Raises:
         UsageError: an option or an input file is wrong.
         IncompatibleError: the model's head cannot be fitted alone, as a baseline asks.
+        LedgerError: the ledger cannot be written.
     """
     config.check()
+    if config.output is not None:
+        _check_output(Path(config.output))
+    check_ledger(config.ledger)
     shown = final_model(config.model)
     if not is_adapter(shown):
         check_model_path(shown)
@@ -95,10 +106,43 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "baseline": baseline,
         **_combine(config, outcomes),
     }
-    if config.output:
-        Path(config.output).write_text(json.dumps(results, indent=2) + "\n")
+    show(results)
+    if config.output is not None:
+        with writing(Path(config.output), then="evaluate again"):
+            _write(Path(config.output), results)
     record_evaluations(config.ledger, _rows(config, results, outcomes), model.device)
     return results
+
+
+def _check_output(path: Path) -> None:
+    """Refuse a place for the results where they cannot be written, or would overwrite something else."""
+    if path.is_dir():
+        raise UsageError(f"--output {path} is a folder; give a file.")
+    if not path.parent.is_dir():
+        raise UsageError(f"--output {path}: there is no folder {path.parent}; make it, or give another file.")
+    if path.is_file() and not _is_evaluation(path):
+        raise UsageError(f"--output {path} is there and holds no results of an evaluation; give another file.")
+
+
+def _is_evaluation(path: Path) -> bool:
+    try:
+        return _TELLING in json.loads(path.read_text())
+    except (ValueError, TypeError):
+        return False
+
+
+def _write(path: Path, results: Mapping[str, Any]) -> None:
+    """Write results to a file, the whole of it or nothing, or to a device."""
+    text = json.dumps(results, indent=2) + "\n"
+    if path.exists() and not path.is_file():
+        path.write_text(text)
+        return
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _rows(config: EvaluateConfig, results: Mapping[str, Any], outcomes: Sequence[_Outcome]) -> list[Run]:

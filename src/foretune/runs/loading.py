@@ -46,13 +46,7 @@ def resolve_device(device: str) -> torch.device:
     Raises:
         UsageError: it is none of these, it would offload weights, or PyTorch finds no such GPU.
     """
-    if device in _OFFLOADING:
-        raise UsageError(
-            f"--device {device}: there is no engine yet for weights that are spread over devices or offloaded; "
-            "the model must fit on one. Use auto, cpu, cuda or cuda:N."
-        )
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise UsageError(f"--device must be auto, cpu, cuda or cuda:N, got {device!r}.")
+    check_device(device)
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found = torch.device(device)
@@ -60,6 +54,21 @@ def resolve_device(device: str) -> torch.device:
     if found.type == "cuda" and not (found.index or 0) < count:
         raise UsageError(f"--device {device}: PyTorch finds {count or 'no'} CUDA devices; use cpu or auto.")
     return found
+
+
+def check_device(device: str) -> None:
+    """Refuse what names no device, whether it is in this machine or not.
+
+    Raises:
+        UsageError: it is none of ``auto``, ``cpu``, ``cuda`` and ``cuda:N``, or would offload weights.
+    """
+    if device in _OFFLOADING:
+        raise UsageError(
+            f"--device {device}: there is no engine yet for weights that are spread over devices or offloaded; "
+            "the model must fit on one. Use auto, cpu, cuda or cuda:N."
+        )
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise UsageError(f"--device must be auto, cpu, cuda or cuda:N, got {device!r}.")
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype | str:

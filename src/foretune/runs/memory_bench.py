@@ -95,7 +95,7 @@ def make_cases(config: MemoryBenchConfig) -> list[Case]:
         dtype: Any = str(wanted if isinstance(wanted, torch.dtype) else shape_dtype(shape)).removeprefix("torch.")
         for length, tuning in product(config.lengths, config.tunings):
             virtual = getattr(make_tuning({"name": tuning}), "num_virtual_tokens", 0)
-            check_length(shape, length, num_virtual_tokens=virtual)
+            check_length(shape, length, num_virtual_tokens=virtual, option="--lengths")
             inference = Case(
                 model=model,
                 method=INFERENCE,

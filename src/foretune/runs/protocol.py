@@ -63,6 +63,7 @@ def choose_objective(task: Task, name: str | None, kind: ModelKind = "causal") -
     Raises:
         UsageError: there is none, or it makes no sense for the task or the model.
     """
+    option = "--objective" if name is not None else "--metric"  # an objective of one's own task is its metric
     if name is None:
         name = task.objective if kind == "causal" else "classification"
     if name == "lm" and kind == "masked":
@@ -77,7 +78,7 @@ def choose_objective(task: Task, name: str | None, kind: ModelKind = "causal") -
                 "use lm, or a metric of texts such as f1."
             )
         return ObjectiveChoice(name)
-    metric = find_metric(name, option="--objective")
+    metric = find_metric(name, option=option)
     if isinstance(metric, TextMetric) and not is_text:
         raise UsageError(
             f"--objective {name} is of generated texts, and task {task.name!r} chooses among candidates; "
@@ -240,7 +241,7 @@ class CausalProtocol(AbstractTaskProtocol):
         if metric is None and (only_loss or not self.task.max_new_tokens):
             return EvaluationResult({}, loss, len(rows))
         texts = self._writer.write(model, rows)
-        first = metric or find_metric(self.task.metric, option="metric")
+        first = metric or find_metric(self.task.metric, option="--metric")
         assert isinstance(first, TextMetric)
         return EvaluationResult(self._writer.measure(texts, rows, first), loss, len(rows), tuple(texts))
 

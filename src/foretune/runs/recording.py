@@ -249,6 +249,16 @@ def recording(ledger: str | None, run: Run, output: Path, *, resume: bool, devic
                 raise
 
 
+def check_ledger(ledger: str | None) -> None:
+    """Open the ledger that the option or $FORETUNE_LEDGER names, if one does, and close it.
+
+    Raises:
+        LedgerError: it cannot be opened.
+    """
+    if (path := find_ledger(ledger, None)) is not None:
+        Ledger.open(path, create=True).close()
+
+
 def record_evaluations(ledger: str | None, runs: list[Run], device: torch.device) -> None:
     """Add the rows of evaluations, where a ledger was named by the option or $FORETUNE_LEDGER.
 

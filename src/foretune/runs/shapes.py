@@ -88,17 +88,19 @@ def check_objective(config: PreTrainedConfig, objective: ProbedObjective) -> Non
         )
 
 
-def check_length(config: PreTrainedConfig, length: int, *, num_virtual_tokens: int = 0) -> None:
+def check_length(
+    config: PreTrainedConfig, length: int, *, num_virtual_tokens: int = 0, option: str = "--sequence-length"
+) -> None:
     """Refuse sequences that the model has no positions for.
 
     Raises:
-        UsageError: naming the length and the positions.
+        UsageError: naming the option, the length and the positions.
     """
     num_positions = _num_positions(config)
     if num_positions is not None and length + num_virtual_tokens > num_positions:
         virtual = f", {num_virtual_tokens} of which virtual tokens take" if num_virtual_tokens else ""
         raise UsageError(
-            f"--sequence-length {length}: {config.name_or_path} has {num_positions} positions{virtual}; "
+            f"{option} {length}: {config.name_or_path} has {num_positions} positions{virtual}; "
             f"use at most {num_positions - num_virtual_tokens}."
         )
 

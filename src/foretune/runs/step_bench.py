@@ -179,7 +179,7 @@ def _shape(model: str, config: StepBenchConfig) -> PreTrainedConfig:
     check_kind(shape, "causal")
     for tuning, tokens in product(config.tuning, config.tokens):
         virtual = getattr(make_tuning({"name": tuning}), "num_virtual_tokens", 0)
-        check_length(shape, parse_tokens(tokens)[1], num_virtual_tokens=virtual)
+        check_length(shape, parse_tokens(tokens)[1], num_virtual_tokens=virtual, option="--tokens")
     return shape
 
 

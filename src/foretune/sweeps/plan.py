@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from foretune.errors import IncompatibleError, UsageError
 from foretune.ledger import Condition, Run
 from foretune.methods import AbstractMethod, make_recipe
 from foretune.runs.config import SYNTHETIC, TrainConfig
+from foretune.runs.loading import check_model_path
 from foretune.runs.train import settings_of
 from foretune.sweeps.file import Grid, Sweep
 from foretune.sweeps.parameters import Parameter, Values
@@ -89,6 +91,18 @@ def plan(sweep: Sweep, parse: Parse, *, where: Iterable[Condition] = ()) -> list
         meeting = f" that meets {' and '.join(map(str, conditions))}" if conditions else ""
         raise UsageError(f"{sweep.name}: there is no trial{meeting}.")
     return list(found.values())
+
+
+def check_places(planned: Sequence[Planned]) -> None:
+    """Refuse models and folders of rows that are not on this machine, where its workers would look for them.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    for model, folder in {(trial.options["model"], trial.options.get("data_dir")) for trial in planned}:
+        check_model_path(model)
+        if folder is not None and not Path(folder).is_dir():
+            raise UsageError(f"--data-dir {folder} is not a folder.")
 
 
 def resolve(options: Mapping[str, Any], grid: Grid, parse: Parse) -> Planned:

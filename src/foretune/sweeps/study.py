@@ -412,7 +412,12 @@ def _open(url: str) -> RDBStorage:
             f"--storage {shown}: its driver is missing ({error}); for PostgreSQL: pip install 'foretune[postgresql]'."
         ) from None
     except (StorageInternalError, SQLAlchemyError, RuntimeError, OSError) as error:
-        raise UsageError(f"--storage {shown} cannot be opened: {' '.join(str(error).split())[:300]}") from None
+        raise UsageError(f"--storage {shown} cannot be opened: {_cause(error)}.") from None
+
+
+def _cause(error: Exception) -> str:
+    """Return the words of an error without the statement and the address that SQLAlchemy puts behind them."""
+    return " ".join(str(error).partition("[SQL:")[0].partition("(Background")[0].split())[:300].rstrip(".")
 
 
 def _no_sampler() -> optuna.samplers.BaseSampler:

@@ -110,11 +110,11 @@ def reading(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def writing(folder: Path, then: str = "go on with --resume") -> Iterator[None]:
-    """Name a folder that cannot be written, and say what to do, for example where the disk is full.
+def writing(path: Path, then: str = "go on with --resume") -> Iterator[None]:
+    """Name what cannot be written, and say what to do, for example where the disk is full.
 
     Args:
-        folder: What is written.
+        path: A folder or a file.
         then: What to do when there is room.
     Raises:
         CheckpointError: then.
@@ -123,7 +123,7 @@ def writing(folder: Path, then: str = "go on with --resume") -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or _one_line(error)
-        raise CheckpointError(f"{folder} cannot be written ({reason}): make room, then {then}.") from error
+        raise CheckpointError(f"{path} cannot be written ({reason}): make room, then {then}.") from error
 
 
 def _one_line(error: Exception) -> str:

@@ -38,8 +38,8 @@ def test_csv_values_stay_text(tmp_path):
     ("name", "content", "message"),
     [
         ("a.jsonl", '{"a": 1}\n{"a": \n', "line 2: not valid JSON (Expecting value at column 7)."),
-        ("a.jsonl", b'{"a": "\xe9"}\n', "is not UTF-8 text (invalid continuation byte at byte 7)."),
-        ("a.csv", b"a,b\n\xff,1\n", "is not UTF-8 text (invalid start byte at byte 4)."),
+        ("a.jsonl", b'{"a": "\xe9"}\n', "is not UTF-8 text (invalid continuation byte at byte 7); save it as UTF-8."),
+        ("a.csv", b"a,b\n\xff,1\n", "is not UTF-8 text (invalid start byte at byte 4); save it as UTF-8."),
         ("a.csv", "a,b\n1,2\n1,2,3\n", "line 3: it has 3 values, and the header names 2 fields."),
         ("a.csv", "a,b\n1\n", "line 2: it has 1 values, and the header names 2 fields."),
         ("a.csv", "a,a\n1,2\n", "line 1: field 'a' is there twice"),

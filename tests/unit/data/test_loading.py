@@ -46,10 +46,10 @@ def test_environment_variable_names_the_folder_and_the_argument_wins(tmp_path, m
     write(tmp_path, lines(ROWS))
     monkeypatch.setenv("FORETUNE_DATA", str(tmp_path))
     assert len(load_split(SST2, "train")) == 6
-    with pytest.raises(UsageError, match=r"^data_dir is '.*elsewhere', which is not a folder"):
+    with pytest.raises(UsageError, match=r"^--data-dir .*elsewhere is not a folder"):
         load_split(SST2, "train", tmp_path / "elsewhere")
     monkeypatch.setenv("FORETUNE_DATA", str(tmp_path / "gone"))
-    with pytest.raises(UsageError, match=r"^environment variable FORETUNE_DATA is '.*gone', which is not a folder"):
+    with pytest.raises(UsageError, match=r"^\$FORETUNE_DATA .*gone is not a folder"):
         load_split(SST2, "train")
 
 
@@ -120,4 +120,4 @@ def test_hub_failure_names_every_source_and_the_way_out(monkeypatch, error):
         load_split(SST2, "train")
     message = str(caught.value)
     assert f"nyu-mll/glue (sst2): {error}; glue (sst2): {error}." in message
-    assert "set data_dir (or FORETUNE_DATA) to a folder with sst2/train.jsonl and sst2/validation.jsonl" in message
+    assert "set --data-dir (or FORETUNE_DATA) to a folder with sst2/train.jsonl and sst2/validation.jsonl" in message

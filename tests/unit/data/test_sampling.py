@@ -68,7 +68,7 @@ def test_dev_is_the_tail_of_one_draw_and_takes_its_full_share(length, num_train,
 
 
 def test_no_training_rows_left_is_an_error():
-    with pytest.raises(UsageError, match=r"No training rows are left.* 250 rows and num_dev is 500.*below 250"):
+    with pytest.raises(UsageError, match=r"No training rows are left.* 250 rows and --num-dev is 500.*below 250"):
         draw_train_dev(250, 1000, 500, seed=0)
 
 

@@ -51,9 +51,21 @@ def test_small_split_is_used_up_with_a_log_line(small_data, caplog):
     assert "has 30 rows: using 10 for training and 20 for dev instead of 1000 and 20" in caplog.text
 
 
+@pytest.mark.parametrize(("labels", "warned"), [((1,), True), ((0, 1), False)])
+def test_rows_of_one_class_are_warned_of(tmp_path, caplog, labels, warned):
+    (tmp_path / "sst2").mkdir()
+    rows = [{"sentence": f"row {index} ", "label": labels[index % len(labels)]} for index in range(12)]
+    for split in ("train", "validation"):
+        (tmp_path / "sst2" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with caplog.at_level(logging.WARNING):
+        load_task_data("sst2", tmp_path, num_train=12, num_dev=0)
+    message = "All 12 training rows have the same label, that of 'great': nothing is learned."
+    assert (message in caplog.text) == warned
+
+
 def test_zero_training_rows_may_be_asked_for_but_not_result(small_data):
     assert load_task_data("sst2", small_data, num_train=0, num_dev=0).train == ()
-    with pytest.raises(UsageError, match=r"No training rows are left.* 30 rows and num_dev is 500"):
+    with pytest.raises(UsageError, match=r"No training rows are left.* 30 rows and --num-dev is 500"):
         load_task_data("sst2", small_data)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -47,3 +48,9 @@ def test_checkpoints_without_a_record_are_of_no_run(tmp_path, has_journal, missi
     (tmp_path / "checkpoint-4").mkdir()
     with pytest.raises(UsageError, match=f"holds checkpoint-4 and no {missing}, so"):
         check_output(tmp_path, resume=True, has_journal=has_journal)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UsageError, match=f"^--output {tmp_path / 'a' / 'b'}: {tmp_path} is not writable"):
+        check_output(tmp_path / "a" / "b", resume=False, has_journal=True)

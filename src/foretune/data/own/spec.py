@@ -61,6 +61,8 @@ class OwnTask:
         given = [kind for kind in _USES if getattr(self, kind) is not None]
         if not given and self.is_rewarded:
             given = ["completion"]
+        if not given and (self.metric or "").endswith(".py"):
+            raise UsageError(f"{self.option('metric')} {self.metric}: name its function, too: {self.metric}:FUNCTION.")
         if not given:
             kinds = ", ".join(map(self.option, list(_USES)[:-1]))
             raise UsageError(
