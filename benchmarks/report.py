@@ -27,6 +27,8 @@ IMAGES = DOCS / "images"
 
 MAIN = {"model": "opt-125m", "dtype": "float32", "device": "cpu", "batch": 16}
 """What the goals are about."""
+MINI = {**MAIN, "model": "mini"}
+"""Where every method is measured with every scheme and objective, in minutes."""
 NOT_MEASURED = "Not measured yet."
 _TUNINGS = ("full", "lora", "prefix", "prompt")
 
@@ -198,15 +200,18 @@ def _mib(number: int) -> str:
 
 def page(ledgers: Ledgers) -> str:
     """Return the whole page."""
-    main = _selected(ledgers.steps, **MAIN)
+    main, mini = (_selected(ledgers.steps, **which, tokens="48") for which in (MAIN, MINI))
+    mixed = _selected(ledgers.steps, **MAIN, tokens="9-58")
     drawn = plots(ledgers)
     return TEMPLATE.read_text().format(
         versions=_versions(ledgers.steps),
-        step=step_table(_selected(main, tuning="full", objective="classification", tokens="48")),
-        mixed=step_table(_selected(main, tuning="full", objective="classification", tokens="9-58")),
-        lm=step_table(_selected(main, tuning="full", objective="lm", tokens="48")),
-        classification_schemes=scheme_table(_selected(main, objective="classification", tokens="48")),
-        lm_schemes=scheme_table(_selected(main, objective="lm", tokens="48")),
+        step=step_table(_selected(main, tuning="full", objective="classification")),
+        mixed=step_table(_selected(mixed, tuning="full", objective="classification")),
+        lm=step_table(_selected(main, tuning="full", objective="lm")),
+        classification_schemes=scheme_table(_selected(main, objective="classification")),
+        lm_schemes=scheme_table(_selected(main, objective="lm")),
+        mini_classification_schemes=scheme_table(_selected(mini, objective="classification")),
+        mini_lm_schemes=scheme_table(_selected(mini, objective="lm")),
         gpu=gpu_tables(ledgers.steps),
         noise=noise_table(ledgers.noise),
         memory=memory_tables(ledgers.memory),

@@ -27,17 +27,25 @@ from foretune.runs.step_row import Row
 NOISE = "noise"
 POPULATIONS = ("eggroll", "es")
 """Methods with tens of directions a step, which are measured with two."""
+SMALL_STEPS = [name for name in METHODS if name not in POPULATIONS]
 SWEPT = {"methods": ["mezo", "lozo"], "model": ["opt-125m"], "skip_published": True}
 """What growth is shown with; the rest is the default batch of 16 rows of 48 tokens, classified."""
 
 TABLES: dict[str, dict[str, Any]] = {
-    "methods": {
-        "model": ["opt-125m"],
-        "methods": [name for name in METHODS if name not in POPULATIONS],
+    "every method": {
+        "model": ["mini"],
+        "methods": SMALL_STEPS,
         "tuning": ["full", "lora", "prefix", "prompt"],
         "objective": ["classification", "lm"],
     },
-    "populations": {"model": ["opt-125m"], "methods": list(POPULATIONS), "num_directions": [2]},
+    "methods": {"model": ["opt-125m"], "methods": SMALL_STEPS},
+    "schemes": {
+        "model": ["opt-125m"],
+        "methods": ["mezo", "lozo"],
+        "tuning": ["full", "lora", "prefix", "prompt"],
+        "objective": ["classification", "lm"],
+    },
+    "populations": {"model": ["mini", "opt-125m"], "methods": list(POPULATIONS), "num_directions": [2]},
     "engines": {
         "model": ["opt-125m"],
         "methods": ["mezo", "lozo", "subzero"],
