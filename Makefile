@@ -13,7 +13,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
-demo: setup            ## tune a tiny model, made on the spot, and print the result
+demo: setup            ## teach a small model a task with forward passes only, without a network
 	$(BIN)/foretune demo
 
 test: setup            ## the whole test suite

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-matplotlib = pytest.importorskip("matplotlib", reason="the page's plots need the extra 'plots'")
-
 CONSTRAINTS = Path(__file__).resolve().parents[2] / "constraints.txt"
 
 

@@ -152,7 +152,6 @@ def test_a_peak_is_compared_with_inference_a_layer_and_state(monkeypatch, capsys
 
 
 def test_plot_has_a_line_for_each_method_and_scheme(monkeypatch):
-    pytest.importorskip("matplotlib", reason="the plot needs the extra 'plots'")
     monkeypatch.setattr(memory_bench, "measure", lambda case: Measured(1, case.sequence_length << 20, 0.5))
     config = MemoryBenchConfig(methods=["mezo", "adam"], tunings=["lora"], lengths=[8, 16], device="cpu")
     axes = memory_bench.plot(run_bench(config)).axes[0]

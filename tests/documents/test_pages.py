@@ -27,6 +27,7 @@ from pages import DOCS, MODEL, PAGES, PROGRAMS, ROOT, SMALL, Block, all_blocks, 
 ONLY_PARSED = {
     "bench": "minutes",
     "data fetch": "reads the hub",
+    "demo": "seconds; tests/cli/test_demo.py runs it",
     "estimate": "seconds a shape; tests/cli/test_memory.py runs it",
     "runs import": "needs the logs of another program",
     "sweep work": "needs a study; tests/cli/test_sweep.py runs it",
@@ -74,8 +75,6 @@ def play(command: str, only_parse) -> None:
     """Run one command of foretune as the rule says."""
     _, verb, *_ = words(command)
     arguments = words(command.replace("...", FILLERS.get(verb, "")))[1:]
-    if verb == "demo":  # makes and tunes its model for several seconds, and has no options to parse
-        arguments = ["demo", "--help"]
     if verb == "migrate":
         if not arguments[1].endswith((".sh", ".yml")):  # such a file is theirs
             assert main(arguments) == 0

@@ -25,7 +25,7 @@ COMMANDS = {
     "runs": "List, show, compare, export and import runs.",
     "report": "Compare runs in a page, as tables or as figures.",
     "methods": "List the methods, or show one with its options.",
-    "demo": "See it work: a tiny model, made and tuned on the spot.",
+    "demo": "See it work: a small model learns a task in less than a minute, without a network.",
     "env": "Show versions, devices and noise backends.",
 }
 
@@ -59,8 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         write_error(_explain(error))
         return EXIT_FAILURE
-    except KeyboardInterrupt:
-        write_error("interrupted; a training run goes on with the same command and --resume.")
+    except KeyboardInterrupt as interrupt:
+        how = str(interrupt) or "a training run goes on with the same command and --resume."
+        write_error(f"interrupted; {how}")
         return EXIT_INTERRUPTED
     except SystemExit as error:  # --help of a command
         return int(error.code or 0)

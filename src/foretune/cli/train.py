@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from foretune.cli.options import find_value, read_config_file
 from foretune.cli.recipe_options import nested, recipe_options
@@ -11,8 +12,11 @@ from foretune.runs.config import TrainConfig
 
 def run(arguments: Sequence[str]) -> None:
     """Parse, train, print the closing table."""
-    config = parse(arguments)
+    tune(parse(arguments))
 
+
+def tune(config: TrainConfig) -> dict[str, Any]:
+    """Train with progress in sight, print the closing table, and return the results."""
     from foretune.cli.display import Progress, print_results, quiet_libraries
     from foretune.runs.train import train
 
@@ -20,6 +24,7 @@ def run(arguments: Sequence[str]) -> None:
     with Progress() as progress:
         results = train(config, callbacks=[progress.callback])
     print_results(results, config.output)
+    return results
 
 
 def parse(arguments: Sequence[str]) -> TrainConfig:

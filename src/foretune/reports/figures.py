@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foretune.errors import UsageError
 from foretune.reports.choices import is_share, larger_is_better, show
 from foretune.reports.colours import GREY, LIGHT, look
 from foretune.reports.curves import AXES, DIAGNOSTICS, Curve, quantity_factor, quantity_label
@@ -21,9 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LINE_STYLES = ("-", (0, (6, 3)), (0, (2, 3)), (0, (8, 3, 2, 3)))
-_RESOLUTION = 200
+RESOLUTION = 200
+"""Of PNG, in dots per inch."""
 _INK, _RULE = "#1b1f24", "#d0d5db"
-_STYLE = {
+STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -36,6 +36,7 @@ _STYLE = {
     "svg.hashsalt": "foretune",
     "svg.fonttype": "none",
 }
+"""Settings of matplotlib that all figures share."""
 
 
 def write_figures(report: Report, folder: Path) -> list[Path]:
@@ -43,33 +44,18 @@ def write_figures(report: Report, folder: Path) -> list[Path]:
 
     Returns:
         The files.
-    Raises:
-        UsageError: matplotlib is not installed.
     """
-    check_matplotlib()
     import matplotlib
 
     found = []
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         for name, draw in _figures(report):
             figure = draw()
             for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
                 path = folder / f"{_file_name(name)}.{kind}"
-                figure.savefig(path, dpi=_RESOLUTION, bbox_inches="tight", metadata=metadata)
+                figure.savefig(path, dpi=RESOLUTION, bbox_inches="tight", metadata=metadata)
                 found.append(path)
     return found
-
-
-def check_matplotlib() -> None:
-    """Refuse figures where nothing can draw them.
-
-    Raises:
-        UsageError: saying what to install.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ModuleNotFoundError:
-        raise UsageError("--format figures needs matplotlib: pip install 'foretune[plots]'.") from None
 
 
 def _figures(report: Report) -> Iterator[tuple[str, Callable[[], Figure]]]:

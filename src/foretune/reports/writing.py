@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from foretune.errors import UsageError, near_misses
-from foretune.reports.figures import check_matplotlib, write_figures
+from foretune.reports.figures import write_figures
 from foretune.reports.latex import to_latex
 from foretune.reports.markdown import to_markdown
 from foretune.reports.report import Report
@@ -26,8 +26,8 @@ def check_target(output: str, chosen: str | None) -> str:
         output: File, or folder for figures.
         chosen: The format; None: by the ending of `output`.
     Raises:
-        UsageError: the output is missing or no place for the format, the format is unknown or not to be seen from the
-            output, or figures cannot be drawn here.
+        UsageError: the output is missing or no place for the format, or the format is unknown or not to be seen from
+            the output.
     """
     if not output:
         raise UsageError("--output is missing: give a file such as report.html, report.md or report.tex.")
@@ -40,7 +40,6 @@ def check_target(output: str, chosen: str | None) -> str:
             f"--output {output}: its ending is none of {', '.join(_ENDINGS)}; say which --format is meant."
         )
     if found == "figures":
-        check_matplotlib()
         if path.exists() and not path.is_dir():
             raise UsageError(f"--output {output} is a file; --format figures needs a folder.")
     elif path.is_dir():

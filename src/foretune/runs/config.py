@@ -406,6 +406,23 @@ class ReplayConfig:
 
 
 @dataclass(kw_only=True)
+class DemoConfig:
+    """`foretune demo`: where, and which draw."""
+
+    output: str | None = _option(None, "Folder; default: runs/demo, or where that is taken runs/demo-2 and so on.")
+    seed: int = _option(0, "Seed of the reviews and of the run.")
+
+    def check(self) -> None:
+        """Refuse a seed out of range.
+
+        Raises:
+            UsageError: naming the option.
+        """
+        _at_least(self, "seed", 0)
+        _at_most(self, "seed", _MAX_RUN_SEED)
+
+
+@dataclass(kw_only=True)
 class ImportConfig:
     """`foretune runs import`: which logs, and what they do not say themselves."""
 

@@ -127,9 +127,7 @@ def _check_file(option: str, name: str | None, suffixes: tuple[str, ...]) -> Non
         return
     if Path(name).suffix not in suffixes or not Path(name).absolute().parent.is_dir():
         raise UsageError(f"--{option} {name}: give a file ({', '.join(suffixes)}) in a folder that exists.")
-    if option == "plot":
-        _figure_class()
-    else:
+    if option == "csv":
         check_columns(Path(name), Row)
 
 
@@ -209,9 +207,10 @@ def plot(rows: Sequence[Row]) -> Figure:
 
     What failed is left out.
     """
-    figure_class = _figure_class()
+    from matplotlib.figure import Figure
+
     models = list(dict.fromkeys(row.model for row in rows))
-    figure = figure_class(figsize=(5.5 * len(models), 4.2))
+    figure = Figure(figsize=(5.5 * len(models), 4.2))
     for index, model in enumerate(models):
         axes = figure.add_subplot(1, len(models), index + 1)
         lines: dict[tuple[str, str], list[tuple[int, float]]] = {}
@@ -231,16 +230,3 @@ def plot(rows: Sequence[Row]) -> Figure:
         axes.set(title=model, xlabel="tokens of a row", ylabel="peak memory, GiB", ylim=(0, None))
         axes.legend(fontsize="small")
     return figure
-
-
-def _figure_class() -> Any:
-    """Return matplotlib's figure.
-
-    Raises:
-        UsageError: it is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError("--plot needs matplotlib: pip install 'foretune[plots]'.") from None
-    return Figure

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
-
-import pytest
-
-from foretune.errors import UsageError
 from foretune.ledger import Point
-from foretune.reports.figures import check_matplotlib, write_figures
+from foretune.reports.figures import write_figures
 from foretune.reports.report import build
 
 
@@ -32,16 +27,3 @@ def test_every_part_is_drawn_twice_and_again_with_equal_bytes(make_run, read_bac
     }
     assert all(name.removesuffix(".svg") + ".png" in found["first"] for name in found["first"] if ".svg" in name)
     assert b"test accuracy, %" in found["first"][f"leaderboard-{place}.svg"]
-
-
-def test_without_matplotlib_it_says_what_to_install(monkeypatch):
-    real = builtins.__import__
-
-    def refuse(name, *args, **kwargs):
-        if name == "matplotlib":
-            raise ModuleNotFoundError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(UsageError, match=r"pip install 'foretune\[plots\]'"):
-        check_matplotlib()

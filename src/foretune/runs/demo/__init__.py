@@ -1,0 +1,1 @@
+"""The demo: a language of our own, a model that has read it, and a folder with a run to make."""
