@@ -68,7 +68,9 @@ def training_arguments(
         "dataloader_pin_memory": config.device != "cpu" and torch.cuda.is_available(),
         "remove_unused_columns": False,
         "disable_tqdm": True,
-        "report_to": "none",
+        "report_to": config.report_to or "none",
+        "project": "foretune",
+        "trackio_static_space_id": False,  # a push of the run is no push of its figures
     }
     if isinstance(recipe, HybridRecipe):
         return HybridTrainingArguments(**shared, engine=config.engine)
