@@ -12,7 +12,7 @@ import yaml
 from foretune.cli.main import main
 from foretune.errors import TrackerError
 from foretune.runs import sources
-from foretune.trainer import trackers
+from foretune.trainer import tracking
 
 
 @pytest.fixture(autouse=True)
@@ -29,8 +29,8 @@ def _without_ledger(monkeypatch):
     ],
 )
 def test_trackers_that_cannot_be_had_are_refused_first(train_words, tmp_path, capsys, monkeypatch, names, message):
-    monkeypatch.setitem(trackers._AVAILABLE, "mlflow", lambda: True)
-    monkeypatch.setitem(trackers._AVAILABLE, "trackio", lambda: False)
+    monkeypatch.setitem(tracking._AVAILABLE, "mlflow", lambda: True)
+    monkeypatch.setitem(tracking._AVAILABLE, "trackio", lambda: False)
     monkeypatch.setattr(sources, "load_rows", None)  # nothing is read
     assert main([*train_words, "--report-to", *names.split()]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
@@ -82,7 +82,7 @@ def test_an_online_run_of_wandb_needs_a_key(monkeypatch, mode, login, message):
     fake = SimpleNamespace(run=None, setup=lambda: setup, login=answer, errors=errors)
     monkeypatch.setitem(sys.modules, "wandb", fake)
     if message is None:
-        trackers.check_login(["wandb"], option="--report-to")
+        tracking.check_login(["wandb"], option="--report-to")
         return
     with pytest.raises(TrackerError, match=message):
-        trackers.check_login(["wandb"], option="--report-to")
+        tracking.check_login(["wandb"], option="--report-to")

@@ -42,7 +42,7 @@ from foretune.trainer.checkpoint import writing
 from foretune.trainer.model_card import save_card
 from foretune.trainer.publishing import FINAL_NAME, published_files
 from foretune.trainer.snapshots import RUN_NAME, SnapshotTrainer
-from foretune.trainer.trackers import TRACKERS, check_login, check_trackers
+from foretune.trainer.tracking import TRACKERS, check_login, check_trackers
 from foretune.trainer.trainer import JOURNAL_NAME
 
 logger = logging.getLogger(__name__)
@@ -185,14 +185,14 @@ def _run(
         "rollbacks": [asdict(record) for record in trainer.rollbacks],
         "config": resolved,
     }
-    trainer.track({f"test_{name}": value for name, value in results["metrics"]["final"].items()})
-    trainer.end_tracking()
     try:
         if source.keeps_model:
             _write_cards(config, recipe, tuning, trainer, results, datasets=source.hub_datasets, rows_hash=data_hash)
         record.finish(results)
     finally:  # the mark of a finished run comes last: one that is killed before it is resumed, and its row with it
         write_results(output, results)
+    trainer.track({f"test_{name}": value for name, value in results["metrics"]["final"].items()})
+    trainer.end_tracking()
     return results
 
 

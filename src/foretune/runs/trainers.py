@@ -70,7 +70,6 @@ def training_arguments(
         "disable_tqdm": True,
         "report_to": config.report_to or "none",
         "project": "foretune",
-        "trackio_static_space_id": False,  # a push of the run is no push of its figures
     }
     if isinstance(recipe, HybridRecipe):
         return HybridTrainingArguments(**shared, engine=config.engine)

@@ -24,7 +24,7 @@ from foretune.trainer import checkpoint as files
 from foretune.trainer.arguments import RunArguments
 from foretune.trainer.divergence import Guard
 from foretune.trainer.step_loss import StepLoss
-from foretune.trainer.trackers import TrackedTrainer
+from foretune.trainer.tracking import TrackedTrainer
 
 METRICS_NAME = "metrics.jsonl"
 ARGUMENTS_NAME = "training_args.json"

@@ -9,90 +9,18 @@ from __future__ import annotations
 import abc
 import os
 import secrets
-import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from transformers import TrainerCallback
-from transformers.integrations import (
-    INTEGRATION_TO_CALLBACK,
-    MLflowCallback,
-    TensorBoardCallback,
-    TrackioCallback,
-    WandbCallback,
-    is_mlflow_available,
-    is_tensorboard_available,
-    is_trackio_available,
-    is_wandb_available,
-)
+from transformers.integrations import MLflowCallback, TensorBoardCallback, TrackioCallback, WandbCallback
 
-from foretune.errors import PrunedError, TrackerError, UsageError, near_misses
+from foretune.errors import TrackerError
 from foretune.trainer.arguments import RunArguments
 from foretune.trainer.checkpoint import read_json, write_json
-from foretune.trainer.publishing import PublishingTrainer
 
 IDS_NAME = "trackers.json"
 """In a run's folder: what each tracker calls it."""
-
-_AVAILABLE = {
-    "tensorboard": is_tensorboard_available,
-    "wandb": is_wandb_available,
-    "mlflow": is_mlflow_available,
-    "trackio": is_trackio_available,
-}
-TRACKERS = tuple(_AVAILABLE)
-"""Those that were tried."""
-
-_PICKLING = {
-    "WANDB_LOG_MODEL": ("wandb", "uploads a pickle of the training arguments beside the model"),
-    "HF_MLFLOW_LOG_ARTIFACTS": ("mlflow", "logs each checkpoint inside a pickle"),
-    "WANDB_WATCH": ("wandb", "reads gradients, and parameters while they are perturbed"),
-}
-"""Variables that switch on what does not fit here, of which tracker, and what that is."""
-_OFF = ("", "0", "false", "no", "off")
-
-
-def check_trackers(names: Sequence[str], *, option: str, known: Collection[str] = INTEGRATION_TO_CALLBACK) -> None:
-    """Refuse trackers that are unknown or not installed, and what would pickle into or beside the run.
-
-    Args:
-        names: As in `report_to` of transformers.
-        option: What they were given to, for messages.
-        known: Names that are understood.
-    Raises:
-        UsageError: naming the tracker, and what to install.
-    """
-    for name in names:
-        if name not in known:
-            raise UsageError(f"{option} {name}: there is no such tracker.{near_misses(name, known)}")
-        if name in _AVAILABLE and not _AVAILABLE[name]():
-            raise UsageError(f"{option} {name}: {name} is not installed; pip install {name}.")
-    for variable, (name, reason) in _PICKLING.items():
-        value = os.environ.get(variable, "")
-        if name in names and value.lower() not in _OFF:
-            raise UsageError(f"{option} {name}: the variable {variable}={value} {reason}; unset it.")
-
-
-def check_login(names: Sequence[str], *, option: str) -> None:
-    """Refuse W&B where it would send figures to its server and has no key for it, or does not reach it.
-
-    Raises:
-        TrackerError: saying what to do.
-    """
-    if "wandb" not in names:
-        return
-    import wandb
-
-    if wandb.run is not None or wandb.setup().settings.mode != "online":
-        return
-    try:
-        has_key = wandb.login(prompt=False)
-    except wandb.errors.Error as error:
-        raise TrackerError(f"{option} wandb: {_line(error)} WANDB_MODE=offline needs no server.") from error
-    if not has_key:
-        raise TrackerError(f"{option} wandb: there is no key: 'wandb login', or WANDB_MODE=offline for files alone.")
 
 
 class AbstractTracker(abc.ABC):
@@ -108,7 +36,7 @@ class AbstractTracker(abc.ABC):
     """Whether the run is closed when training is over, not only when the trainer or the process is done."""
 
     def __init__(self, callback: Any, args: RunArguments) -> None:
-        self._callback = callback
+        self.callback = callback
         self._args = args
 
     @abc.abstractmethod
@@ -154,7 +82,7 @@ class _TensorBoard(AbstractTracker):
         self.begin(step)
 
     def begin(self, step: int) -> None:
-        callback = self._callback
+        callback = self.callback
         if callback.tb_writer is not None:
             return
         if callback.logging_dir is None:
@@ -162,9 +90,9 @@ class _TensorBoard(AbstractTracker):
         callback.tb_writer = callback._SummaryWriter(log_dir=callback.logging_dir, purge_step=step + 1)
 
     def end(self, *, failed: bool = False) -> None:
-        if self._callback.tb_writer is not None:
-            self._callback.tb_writer.close()
-            self._callback.tb_writer = None
+        if self.callback.tb_writer is not None:
+            self.callback.tb_writer.close()
+            self.callback.tb_writer = None
 
 
 class _ProcessWide(AbstractTracker):
@@ -180,7 +108,7 @@ class _ProcessWide(AbstractTracker):
             try:
                 self._start()
             except self._error as error:
-                raise TrackerError(f"{self.name} cannot begin a run: {_line(error)}") from error
+                raise TrackerError(f"{self.name} cannot begin a run: {one_line(error)}") from error
             self._open[self.name] = self
 
     def end(self, *, failed: bool = False) -> None:
@@ -211,13 +139,13 @@ class _WandB(_ProcessWide):
 
     @property
     def _error(self) -> type[Exception]:
-        return self._callback._wandb.errors.Error
+        return self.callback._wandb.errors.Error
 
     def _is_open(self) -> bool:
-        return self._callback._wandb.run is not None
+        return self.callback._wandb.run is not None
 
     def _start(self) -> None:
-        run = self._callback._wandb.init(
+        run = self.callback._wandb.init(
             project=os.environ.get("WANDB_PROJECT") or self._args.project,
             name=self._run_name,
             dir=os.environ.get("WANDB_DIR") or str(self._folder),
@@ -227,7 +155,7 @@ class _WandB(_ProcessWide):
         self._record_id(run.id)
 
     def _finish(self, *, failed: bool) -> None:
-        self._callback._wandb.finish(exit_code=int(failed))
+        self.callback._wandb.finish(exit_code=int(failed))
 
 
 class _MLflow(_ProcessWide):
@@ -240,13 +168,13 @@ class _MLflow(_ProcessWide):
 
     @property
     def _error(self) -> type[Exception]:
-        return self._callback._ml_flow.exceptions.MlflowException
+        return self.callback._ml_flow.exceptions.MlflowException
 
     def _is_open(self) -> bool:
-        return self._callback._ml_flow.active_run() is not None
+        return self.callback._ml_flow.active_run() is not None
 
     def _start(self) -> None:
-        mlflow = self._callback._ml_flow
+        mlflow = self.callback._ml_flow
         if not mlflow.is_tracking_uri_set():
             mlflow.set_tracking_uri(f"sqlite:///{self._folder / 'mlflow.db'}")
             self._is_placed = True
@@ -259,15 +187,17 @@ class _MLflow(_ProcessWide):
 
     def _run_to_go_on_with(self) -> str | None:
         """Return the run that is recorded, unless it was deleted or is in another store."""
-        mlflow = self._callback._ml_flow
         run_id = self._recorded_id()
+        if run_id is None:
+            return None
         try:
-            return run_id and mlflow.get_run(run_id).info.run_id
+            run = self.callback._ml_flow.get_run(run_id)
         except self._error:
             return None
+        return run_id if run.info.lifecycle_stage == "active" else None
 
     def _finish(self, *, failed: bool) -> None:
-        mlflow = self._callback._ml_flow
+        mlflow = self.callback._ml_flow
         mlflow.end_run("FAILED" if failed else "FINISHED")
         if self._is_placed:
             mlflow.set_tracking_uri(None)
@@ -285,106 +215,20 @@ class _Trackio(AbstractTracker):
             self._record_id(self._args.run_name)
 
     def end(self, *, failed: bool = False) -> None:
-        if self._callback._initialized:
-            self._callback._trackio.finish()
-            self._callback._initialized = False
+        if self.callback._initialized:
+            self.callback._trackio.finish()
+            self.callback._initialized = False
 
 
-_KINDS: Mapping[type, type[AbstractTracker]] = {
+KINDS: Mapping[type, type[AbstractTracker]] = {
     TensorBoardCallback: _TensorBoard,
     WandbCallback: _WandB,
     MLflowCallback: _MLflow,
     TrackioCallback: _Trackio,
 }
+"""By the callback of transformers."""
 
 
-class TrackedTrainer(PublishingTrainer, abc.ABC):
-    """A trainer whose trackers write into its folder, and go on with their own run when it is resumed."""
-
-    def __init__(self, *, args: RunArguments, **kwargs: Any) -> None:
-        check_trackers(_names(args), option="report_to")
-        with _trackio_placed(args):
-            super().__init__(args=args, **kwargs)
-        self._trackers = [
-            (callback, _KINDS[type(callback)](callback, args))
-            for callback in self.callback_handler.callbacks
-            if type(callback) in _KINDS
-        ]
-        if self._trackers:
-            self.callback_handler.callbacks.insert(0, _Opening([tracker for _, tracker in self._trackers]))
-
-    def track(self, figures: Mapping[str, float]) -> None:
-        """Send figures to the trackers, and to no other callback."""
-        for callback, tracker in self._trackers:
-            tracker.begin(self.state.global_step)
-            callback.on_log(self.args, self.state, self.control, logs=dict(figures), model=self.model)
-
-    @contextmanager
-    def tracked(self) -> Iterator[None]:
-        """Close the trackers' runs when what is inside ends with an error; a pruned run has not failed."""
-        try:
-            yield
-        except BaseException as error:
-            self.end_tracking(failed=not isinstance(error, PrunedError))
-            raise
-
-    def end_tracking(self, *, failed: bool = False) -> None:
-        """Close the trackers' runs; without, W&B's stays open until the process ends, as it does in transformers."""
-        for _, tracker in self._trackers:
-            tracker.end(failed=failed)
-
-
-class _Opening(TrainerCallback):
-    """First in line: opens the trackers' runs before their own callbacks would."""
-
-    def __init__(self, trackers: Sequence[AbstractTracker]) -> None:
-        self._trackers = trackers
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        for tracker in self._trackers:
-            tracker.begin_training(state.global_step)
-
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        for tracker in self._trackers:
-            tracker.begin(state.global_step)  # for an evaluation before or after training
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        for tracker in self._trackers:
-            if tracker.ends_with_training:
-                tracker.end()
-
-
-def _line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Return an error's message in one line."""
     return " ".join(str(error).split())
-
-
-def _names(args: RunArguments) -> list[str]:
-    names = args.report_to or []
-    return [names] if isinstance(names, str) else list(names)
-
-
-@contextmanager
-def _trackio_placed(args: RunArguments) -> Iterator[None]:
-    """Have trackio take the run's folder where it is imported here, and no place is named.
-
-    Raises:
-        UsageError: it has taken that of another run.
-    """
-    if "trackio" not in _names(args) or os.environ.get("TRACKIO_DIR"):
-        yield
-        return
-    folder = Path(args.output_dir or ".").absolute() / "trackio"
-    if "trackio" in sys.modules:
-        taken = Path(sys.modules["trackio"].utils.TRACKIO_DIR)
-        if taken != folder and (taken.parent / IDS_NAME).exists():
-            raise UsageError(
-                f"report_to trackio: this process writes to {taken}, another run's, and trackio cannot change that. "
-                "Set TRACKIO_DIR to one folder for all runs."
-            )
-        yield
-        return
-    os.environ["TRACKIO_DIR"] = str(folder)
-    try:
-        yield
-    finally:
-        del os.environ["TRACKIO_DIR"]

@@ -299,7 +299,9 @@ class ZOTrainer(AbstractTrainer):
                     except NonFiniteLossError as error:  # of ten steps in a row, or of an evaluation
                         if self.args.on_divergence == "ignore" or not self.zo_optimizer.num_steps:
                             raise  # nothing can be learned from here on; or the model was like that
-                        finding = Finding(Cause.NON_FINITE_LOSS, self.zo_optimizer.num_steps, str(error).rstrip("."), "")
+                        finding = Finding(
+                            Cause.NON_FINITE_LOSS, self.zo_optimizer.num_steps, str(error).rstrip("."), ""
+                        )
                     else:
                         self._drop_beginning()
                         return result

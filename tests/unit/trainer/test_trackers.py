@@ -17,7 +17,7 @@ import pytest
 from transformers import TrainerCallback
 
 from foretune.errors import PrunedError, TrackerError, UsageError
-from foretune.trainer import trackers
+from foretune.trainer import trackers, tracking
 from unit.trainer.runs import arguments, make_opt, make_trainer
 
 # the trackers' own deprecations are theirs, and differ by version
@@ -49,8 +49,12 @@ def read_tensorboard(folder: Path):
 def read_wandb(folder: Path):
     from foretune.ledger.readers import read_logs
 
-    found, names = defaultdict(dict), set()
-    for log in read_logs(folder / "wandb", "wandb_run"):
+    found, names, deadline = defaultdict(dict), set(), time.monotonic() + 30
+    logs = read_logs(folder / "wandb", "wandb_run")
+    while "imported" in {log.status for log in logs} and time.monotonic() < deadline:
+        time.sleep(0.1)  # W&B's own process has not written the end of the run yet
+        logs = read_logs(folder / "wandb", "wandb_run")
+    for log in logs:
         names.add((log.id, log.name))
         for point in log.points:
             for name, value in point.figures.items():
@@ -103,7 +107,7 @@ def place(tmp_path, monkeypatch):
 def tracker(request, place, monkeypatch):
     """The name of a tracker that is installed."""
     name = request.param
-    if not trackers._AVAILABLE[name]():
+    if not tracking._AVAILABLE[name]():
         pytest.skip(f"{name} is not installed")
     yield name
     if name == "wandb":
@@ -202,6 +206,17 @@ def test_trackio_cannot_serve_two_folders(place, tracker, monkeypatch):
     assert len(READERS[tracker](place / "first")[1]) == 2
 
 
+@pytest.mark.parametrize("tracker", ["trackio"], indirect=True)
+def test_a_push_of_the_model_is_no_push_of_its_figures(place, tracker, hub):
+    trainer = make_trainer(place / "run", model=make_opt(), report_to=tracker, push_to_hub=True)
+    trainer.train()
+    trainer.track({"test_loss": 1.0})  # its run is open
+    trainer.push_to_hub()
+    assert list(hub.repos) == ["me/run"]
+    assert not [name for name in hub.repos["me/run"].files if "trackio" in name]
+    assert not [request for request in hub.requests if "space" in request or "bucket" in request]
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
@@ -210,7 +225,7 @@ def test_trackio_cannot_serve_two_folders(place, tracker, monkeypatch):
     ],
 )
 def test_trackers_that_cannot_be_had(tmp_path, monkeypatch, names, message):
-    monkeypatch.setitem(trackers._AVAILABLE, "mlflow", lambda: False)
+    monkeypatch.setitem(tracking._AVAILABLE, "mlflow", lambda: False)
     with pytest.raises(UsageError, match=message.replace(".", r"\.")):
         make_trainer(tmp_path / "run", report_to=names)
     assert not (tmp_path / "run").exists()
@@ -227,13 +242,13 @@ def test_trackers_that_cannot_be_had(tmp_path, monkeypatch, names, message):
     ],
 )
 def test_what_would_be_pickled_is_refused(monkeypatch, name, variable, value, refused):
-    monkeypatch.setitem(trackers._AVAILABLE, name, lambda: True)
+    monkeypatch.setitem(tracking._AVAILABLE, name, lambda: True)
     monkeypatch.setenv(variable, value)
     if not refused:
-        trackers.check_trackers([name], option="--report-to")
+        tracking.check_trackers([name], option="--report-to")
         return
     with pytest.raises(UsageError, match=f"--report-to {name}: the variable {variable}={value} .*; unset it"):
-        trackers.check_trackers([name], option="--report-to")
+        tracking.check_trackers([name], option="--report-to")
 
 
 class FakeWandb(SimpleNamespace):
