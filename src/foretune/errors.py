@@ -42,6 +42,10 @@ class HubError(ForetuneError):
     """The Hugging Face hub cannot be reached, or refuses what is asked of it."""
 
 
+class TrackerError(ForetuneError):
+    """A tracker cannot be reached, or refuses a run."""
+
+
 class PrunedError(ForetuneError):
     """A run was ended before its last step because it is not worth going on with; raised by what watches it."""
 

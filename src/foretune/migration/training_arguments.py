@@ -8,7 +8,7 @@ from foretune.migration.flags import anyway, read, table, to, without
 from foretune.migration.reading import Reading
 
 _ONE_DEVICE = "foretune runs on one device"
-_JOURNAL = "a run's folder has journal, metrics.jsonl and results.json; trackers are reached through foretune.ZOTrainer"
+_JOURNAL = "a run's folder has metrics.jsonl and results.json; --report-to sends figures to trackers, into that folder"
 _EVERY_STEP = "dev rows are scored and checkpoints written every --eval-steps steps"
 _NO_GRADIENT = "there is no gradient"
 _WORKERS = "rows are tokenized once, before training"

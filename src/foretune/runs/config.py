@@ -220,6 +220,9 @@ class TrainConfig(RecipeConfig, ModelConfig):
         None, "File with a row for every run; none: no row; default: $FORETUNE_LEDGER or runs.sqlite beside --output."
     )
     resume: bool = _option(False, "Go on with the run in the output folder; start it where nothing was saved.")
+    report_to: list[str] | None = _option(
+        None, "Trackers that get the figures as well: tensorboard, wandb, mlflow, trackio; their files lie in --output."
+    )
     push_to_hub: bool | str | None = _option(
         None,
         "Upload the final model, its card and the run's record to this hub repository; default: one named as --output.",

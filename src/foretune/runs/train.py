@@ -42,6 +42,7 @@ from foretune.trainer.checkpoint import writing
 from foretune.trainer.model_card import save_card
 from foretune.trainer.publishing import FINAL_NAME, published_files
 from foretune.trainer.snapshots import RUN_NAME, SnapshotTrainer
+from foretune.trainer.tracking import TRACKERS, check_login, check_trackers
 from foretune.trainer.trainer import JOURNAL_NAME
 
 logger = logging.getLogger(__name__)
@@ -62,8 +63,8 @@ _FREE_ON_RESUME = {
     "diagnostics",
     "on_divergence",
 }
-_AFTERWARDS = ("push_to_hub", "hub_private_repo")
-"""What is done with a finished run is no setting of it: the same run made again is not pushed again."""
+_BESIDE = ("report_to", "push_to_hub", "hub_private_repo")
+"""Who is told of a run is no setting of it: the same run made again is not pushed again."""
 
 _ALONE = Membership()
 
@@ -84,9 +85,11 @@ def train(
         UsageError: an option or an input file is wrong.
         JournalError: the run in the output folder cannot be continued with these settings.
         LedgerError: the ledger cannot be written.
+        TrackerError: a tracker has no login, or does not begin.
         HubError: the hub refuses the repository (before any work), or the upload (the run is finished then).
     """
     config.check()
+    check_trackers(config.report_to or (), option="--report-to", known=TRACKERS)
     tuning = make_tuning(config.tuning)
     recipe = make_recipe(config.method["name"], config.method_options, total_steps=config.steps, tuning=tuning.name)
     _warn_of_defaults(config, recipe, tuning)
@@ -103,6 +106,7 @@ def train(
     source = make_source(config, tuning)
     arguments = training_arguments(config, recipe, selection=source.selection, keeps_model=source.keeps_model)
     repo_id = _claim(config)
+    check_login(config.report_to or (), option="--report-to")
     make_output(output)
     row = _row(config, _resolve(config, recipe, tuning, config.dtype), source, membership)
     with recording(config.ledger, row, output, resume=config.resume, device=arguments.device) as record:
@@ -157,7 +161,7 @@ def _run(
     if source.keeps_model:
         with writing(output / FINAL_NAME):
             trainer.save_model(str(output / FINAL_NAME))
-    results = {
+    results: dict[str, Any] = {
         "task": source.name,
         "objective": source.objective,
         "data": source.describe(),
@@ -187,6 +191,8 @@ def _run(
         record.finish(results)
     finally:  # the mark of a finished run comes last: one that is killed before it is resumed, and its row with it
         write_results(output, results)
+    trainer.track({f"test_{name}": value for name, value in results["metrics"]["final"].items()})
+    trainer.end_tracking()
     return results
 
 
@@ -283,7 +289,7 @@ def _resolve(config: TrainConfig, recipe: AbstractRecipe, tuning: AbstractTuning
         "eval_steps": config.resolved_eval_steps,
         "dtype": dtype,
     }
-    for shared in ("lr", "zo_eps", "num_directions", *AXES, *_AFTERWARDS):
+    for shared in ("lr", "zo_eps", "num_directions", *AXES, *_BESIDE):
         del resolved[shared]
     return resolved
 

@@ -68,7 +68,8 @@ def training_arguments(
         "dataloader_pin_memory": config.device != "cpu" and torch.cuda.is_available(),
         "remove_unused_columns": False,
         "disable_tqdm": True,
-        "report_to": "none",
+        "report_to": config.report_to or "none",
+        "project": "foretune",
     }
     if isinstance(recipe, HybridRecipe):
         return HybridTrainingArguments(**shared, engine=config.engine)

@@ -82,6 +82,9 @@ class RunArguments(TrainingArguments):
     restore_callback_states_from_checkpoint: bool = field(
         default=True, metadata={"help": "Must stay on: early stopping goes on where it stood."}
     )
+    trackio_static_space_id: str | None | Literal[False] = field(  # noqa: RUF036 - transformers' parser reads the order
+        default=False, metadata={"help": "A push of the model is no push of its figures, unless a Space is named."}
+    )
     hub_strategy: HubStrategy | str = field(
         default="end", metadata={"help": "Must stay 'end': pushes of every save have a pickle."}
     )

@@ -23,8 +23,8 @@ from foretune.objectives import Objective
 from foretune.trainer import checkpoint as files
 from foretune.trainer.arguments import RunArguments
 from foretune.trainer.divergence import Guard
-from foretune.trainer.publishing import PublishingTrainer
 from foretune.trainer.step_loss import StepLoss
+from foretune.trainer.tracking import TrackedTrainer
 
 METRICS_NAME = "metrics.jsonl"
 ARGUMENTS_NAME = "training_args.json"
@@ -41,7 +41,7 @@ class NoteTaker(Protocol):
         ...
 
 
-class AbstractTrainer(PublishingTrainer, abc.ABC):
+class AbstractTrainer(TrackedTrainer, abc.ABC):
     """A `transformers.Trainer`, by its hooks, whose runs can be interrupted and resumed bit for bit.
 
     Micro-batches of one step (`gradient_accumulation_steps`) are handed to `measure` together. Python's, NumPy's

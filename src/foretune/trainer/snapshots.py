@@ -159,7 +159,7 @@ class SnapshotTrainer(AbstractTrainer):
         self._note_first_weights()
         self.model.zero_grad()
         try:
-            with threads_of(header):
+            with self.tracked(), threads_of(header):
                 return super().train(resume_from_checkpoint=None if folder is None else str(folder), **kwargs)
         except Diverging as signal:
             raise stop_error(signal.finding, "Resume with on_divergence 'ignore' to go on as it is") from None

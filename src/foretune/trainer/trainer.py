@@ -290,19 +290,22 @@ class ZOTrainer(AbstractTrainer):
 
     def _run(self, folder: Path | None, **kwargs: Any) -> Any:
         try:
-            while True:
-                try:
-                    result = super().train(resume_from_checkpoint=None if folder is None else str(folder), **kwargs)
-                except Diverging as signal:
-                    finding = signal.finding
-                except NonFiniteLossError as error:  # of ten steps in a row, or of an evaluation
-                    if self.args.on_divergence == "ignore" or not self.zo_optimizer.num_steps:
-                        raise  # nothing can be learned from here on; or the model was like that
-                    finding = Finding(Cause.NON_FINITE_LOSS, self.zo_optimizer.num_steps, str(error).rstrip("."), "")
-                else:
-                    self._drop_beginning()
-                    return result
-                folder = self._act_on(finding)
+            with self.tracked():
+                while True:
+                    try:
+                        result = super().train(resume_from_checkpoint=None if folder is None else str(folder), **kwargs)
+                    except Diverging as signal:
+                        finding = signal.finding
+                    except NonFiniteLossError as error:  # of ten steps in a row, or of an evaluation
+                        if self.args.on_divergence == "ignore" or not self.zo_optimizer.num_steps:
+                            raise  # nothing can be learned from here on; or the model was like that
+                        finding = Finding(
+                            Cause.NON_FINITE_LOSS, self.zo_optimizer.num_steps, str(error).rstrip("."), ""
+                        )
+                    else:
+                        self._drop_beginning()
+                        return result
+                    folder = self._act_on(finding)
         finally:
             self.is_in_train = False
             if self.zo_optimizer.journal is not None:
