@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 from transformers import TrainerCallback
+from transformers.integrations import TensorBoardCallback
 
 from foretune.errors import PrunedError, TrackerError, UsageError
 from foretune.trainer import trackers, tracking
@@ -173,6 +174,18 @@ def test_a_resumed_run_goes_on_in_the_same_one(place, tracker):
     if ids:
         assert (place / "run" / "trackers.json").read_text() == ids
     assert [path.name for path in place.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("tracker", ["tensorboard"], indirect=True)
+def test_steps_that_a_rollback_drops_are_dropped_here_too(place, tracker):
+    callback = TensorBoardCallback()
+    board = trackers.KINDS[TensorBoardCallback](callback, arguments(place / "run"))
+    for start, steps, loss in ((0, range(1, 7), 1.0), (3, range(4, 6), 0.5)):
+        board.begin_training(start)
+        for step in steps:
+            callback.tb_writer.add_scalar("loss", loss, step)
+    board.end()
+    assert read_tensorboard(place / "run")[0] == {"loss": [(1, 1.0), (2, 1.0), (3, 1.0), (4, 0.5), (5, 0.5)]}
 
 
 @pytest.mark.parametrize("tracker", ["wandb", "mlflow"], indirect=True)
