@@ -38,7 +38,10 @@ TABLES: dict[str, dict[str, Any]] = {
         "tuning": ["full", "lora", "prefix", "prompt"],
         "objective": ["classification", "lm"],
     },
-    "methods": {"model": ["opt-125m"], "methods": SMALL_STEPS},
+    "methods": {
+        "model": ["opt-125m"],
+        "methods": [name for name in SMALL_STEPS if "full" in METHODS.get(name).schemes],
+    },
     "schemes": {
         "model": ["opt-125m"],
         "methods": ["mezo", "lozo"],

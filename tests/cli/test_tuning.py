@@ -151,7 +151,7 @@ def test_an_interrupted_run_refuses_another_adapter_by_name(run, tmp_path, capsy
     words = [str(tmp_path / "copy") if word == str(folder) else word for word in words]
     change = ["--tuning.r", "4"] if scheme == "lora" else ["--tuning.init", "random"]
     assert main([*words, "--resume", *change]) == 1
-    assert f"config.tuning.{change[0].rpartition('.')[2]}" in capsys.readouterr().err
+    assert f"setting 'tuning.{change[0].rpartition('.')[2]}' was" in capsys.readouterr().err
 
 
 def test_half_precision_bases_have_float32_adapters(tiny_model, rows_dir, tmp_path):
