@@ -88,6 +88,8 @@ def play(command: str, only_parse) -> None:
         if "--resume" not in arguments and output.exists():
             shutil.rmtree(output.parent)  # with the ledger, so that its name is that of one run
         arguments += SMALL.split()
+    if verb == "probe":
+        arguments += [*SMALL.split(), "--trial-steps", "2", "--lr", "0.01"]
     if verb == "evaluate":
         arguments += ["--num-eval", "4", "--max-length", "60", "--device", "cpu"]
     if verb == "sweep" and arguments[1] != "suites":

@@ -19,6 +19,7 @@ COMMANDS = {
     "replay": "Rebuild a run's model from its journal, without data.",
     "tasks": "List the tasks, or show an example of one as a model reads it.",
     "data": "Download the rows of tasks once, for machines without a network.",
+    "probe": "Measure on a few batches which zo_eps and lr to train with, and what it will take.",
     "estimate": "Predict the memory of a run before anything is loaded.",
     "bench": "Measure memory and time of methods on random tokens.",
     "migrate": "Translate a command of a research code (MeZO, ZO-LLM, SubZero, ...) into one of foretune.",

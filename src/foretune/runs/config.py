@@ -288,6 +288,31 @@ class TrainConfig(RecipeConfig, ModelConfig):
 
 
 @dataclass(kw_only=True)
+class ProbeConfig(TrainConfig):
+    """`foretune probe`: everything that `foretune train` can be told, of which nothing is written."""
+
+    output: str = _option("runs/first", "Folder of the run, for the command that is recommended.")
+    trial_steps: int = _option(40, "Steps of each learning rate tried; more take longer and leave less to chance.")
+    json: str | None = _option(None, "JSON file for all that was measured.")
+
+    def check(self) -> None:
+        """Refuse what `foretune train` would refuse, and what a probe has no answer to.
+
+        Raises:
+            UsageError: naming the option, the value and what would be right.
+        """
+        super().check()
+        _at_least(self, "trial_steps", 2)
+        _at_least(self, "num_train", 2)
+        if self.task == SYNTHETIC:
+            raise UsageError(
+                f"--task {SYNTHETIC}: random tokens teach nothing; foretune bench measures what steps take."
+            )
+        if self.lr == 0:
+            raise UsageError("--lr 0: other learning rates are tried as multiples of this one; leave the option out.")
+
+
+@dataclass(kw_only=True)
 class EstimateConfig(RecipeConfig):
     """`foretune estimate`: the memory of a run, before anything is loaded."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import statistics
 import time
@@ -47,17 +46,14 @@ from foretune.runs.protocol import (
     make_protocol,
 )
 from foretune.runs.recording import check_ledger, record_evaluations
+from foretune.runs.result_file import ResultFile
 from foretune.runs.rows import load_rows
 from foretune.runs.task import task_of
 from foretune.runs.weight_files import check_adapter_weights, check_weights
 from foretune.tasks import Task
 from foretune.tasks.candidates import AbstractCandidateTask
-from foretune.trainer.checkpoint import writing
 
 logger = logging.getLogger(__name__)
-
-_TELLING = "setting"
-"""A key of results that no other file of a run has."""
 
 
 def evaluate(config: EvaluateConfig, show: Callable[[dict[str, Any]], object] = lambda results: None) -> dict[str, Any]:
@@ -72,8 +68,9 @@ def evaluate(config: EvaluateConfig, show: Callable[[dict[str, Any]], object] = 
         LedgerError: the ledger cannot be written.
     """
     config.check()
-    if config.output is not None:
-        _check_output(Path(config.output))
+    file = _result_file(config)
+    if file is not None:
+        file.check()
     check_ledger(config.ledger)
     shown = final_model(config.model)
     if not is_adapter(shown):
@@ -107,42 +104,18 @@ def evaluate(config: EvaluateConfig, show: Callable[[dict[str, Any]], object] = 
         **_combine(config, outcomes),
     }
     show(results)
-    if config.output is not None:
-        with writing(Path(config.output), then="evaluate again"):
-            _write(Path(config.output), results)
+    if file is not None:
+        file.write(results)
     record_evaluations(config.ledger, _rows(config, results, outcomes), model.device)
     return results
 
 
-def _check_output(path: Path) -> None:
-    """Refuse a place for the results where they cannot be written, or would overwrite something else."""
-    if path.is_dir():
-        raise UsageError(f"--output {path} is a folder; give a file.")
-    if not path.parent.is_dir():
-        raise UsageError(f"--output {path}: there is no folder {path.parent}; make it, or give another file.")
-    if path.is_file() and not _is_evaluation(path):
-        raise UsageError(f"--output {path} is there and holds no results of an evaluation; give another file.")
-
-
-def _is_evaluation(path: Path) -> bool:
-    try:
-        return _TELLING in json.loads(path.read_text())
-    except (ValueError, TypeError):
-        return False
-
-
-def _write(path: Path, results: Mapping[str, Any]) -> None:
-    """Write results to a file, the whole of it or nothing, or to a device."""
-    text = json.dumps(results, indent=2) + "\n"
-    if path.exists() and not path.is_file():
-        path.write_text(text)
-        return
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(text)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _result_file(config: EvaluateConfig) -> ResultFile | None:
+    if config.output is None:
+        return None
+    return ResultFile(
+        path=Path(config.output), option="--output", what="an evaluation", telling="setting", again="evaluate again"
+    )
 
 
 def _rows(config: EvaluateConfig, results: Mapping[str, Any], outcomes: Sequence[_Outcome]) -> list[Run]:
