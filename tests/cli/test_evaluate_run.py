@@ -37,11 +37,12 @@ def test_a_run_is_evaluated_on_its_own_rows(run, tmp_path):
             "majority": results["metrics"]["majority"],
         }
         assert (evaluated["num_rows"], evaluated["template"]) == (7, "v1")
-        assert evaluated["model"] == str(run / "final")
+        assert (evaluated["model"], evaluated["setting"]) == (str(run / "final"), "tuned")
 
 
 def test_options_override_those_of_the_run(run, tmp_path, rows_dir):
-    assert _evaluate([run, "--num-eval", 12, "--template", "v0"], tmp_path)["num_rows"] == 12
+    evaluated = _evaluate([run, "--num-eval", 12, "--template", "v0", "--demonstrations", 1], tmp_path)
+    assert (evaluated["num_rows"], evaluated["setting"]) == (12, "tuned, 1 demonstration")
     config = parse([str(run), "--num-eval", "9", "--train-set-seed", "1"])
     assert (config.num_eval, config.train_set_seed, config.template, config.data_dir) == (9, 1, "v1", str(rows_dir))
     assert (config.num_train, config.num_dev, config.max_length, config.dtype) == (None, None, 30, "float32")
@@ -97,6 +98,23 @@ def test_a_run_without_a_model(tmp_path, capsys):
     assert main([*words.split(), "--ledger", "none", "--device", "cpu"]) == 0
     capsys.readouterr()
     _fails([tmp_path / "s", "--task", "sst2"], capsys, "keeps no model")
+
+
+@pytest.mark.parametrize(
+    ("settings", "option"),
+    [
+        ({"task": "sst2", "data_dir": "rows"}, "--data-dir rows"),
+        ({"task": "", "data": "rows.csv", "completion": "{text}"}, "--data rows.csv"),
+        ({"task": "own.yaml"}, "--task own.yaml"),
+    ],
+)
+def test_rows_that_are_elsewhere(tmp_path, capsys, monkeypatch, settings, option):
+    """A run's folder was moved, or is evaluated from another current folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    _fails([tmp_path], capsys, f"the run was given {option}, which is not here: give {option.split()[0]}.")
+    (tmp_path / option.split()[1]).mkdir()
+    assert parse([str(tmp_path)]).task == settings["task"]
 
 
 def test_code_is_not_run_because_a_folder_names_it(run, tmp_path, capsys):

@@ -99,7 +99,7 @@ def evaluate(config: EvaluateConfig, show: Callable[[dict[str, Any]], object] = 
         "data": draws[0].describe(),
         "model": shown,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "setting": _describe_setting(config, outcomes),
+        "setting": _describe_setting(config, outcomes, is_tuned=shown != config.model),
         "baseline": baseline,
         **_combine(config, outcomes),
     }
@@ -304,17 +304,18 @@ def _fitting(protocol: CausalProtocol, draw: _Draw) -> list[tuple[str, ...]]:
     return [of_row[:number] for of_row, number in zip(texts, numbers, strict=True)]
 
 
-def _describe_setting(config: EvaluateConfig, outcomes: Sequence[_Outcome]) -> str:
-    """Name what was done to the model, for tables."""
+def _describe_setting(config: EvaluateConfig, outcomes: Sequence[_Outcome], *, is_tuned: bool) -> str:
+    """Name what was done to the model, for tables; `is_tuned` by a run."""
+    parts = ["tuned"] if is_tuned else []
     if config.baseline:
-        return config.baseline.replace("_", " ")
+        return ", ".join([*parts, config.baseline.replace("_", " ")])
     numbers = [number for outcome in outcomes for number in outcome.num_demonstrations]
     least, most, mean = min(numbers), max(numbers), statistics.fmean(numbers)
     if not config.demonstrations:
-        parts = ["zero-shot"]
+        parts = parts or ["zero-shot"]
     else:
         number = f"{most}" if least == most else f"{least} to {most} (mean {mean:.1f})"
-        parts = [f"{number} demonstration{'' if most == 1 else 's'}"]
+        parts += [f"{number} demonstration{'' if most == 1 else 's'}"]
         parts += ["other ones for each row"] if config.demonstration_sets == "per-row" else []
     return ", ".join(parts + ([config.calibration] if config.calibration != "none" else []))
 

@@ -22,7 +22,9 @@ _OF_ANY_ROWS = ("max_length", "eval_batch_size", "dtype")
 _OF_TRAINING_ROWS = ("num_train", "num_dev")
 _FUNCTIONS = ("objective", "metric")
 """Settings that may name a function of a file, which is run to load it."""
-NAMED = ("task", "data", "baseline", "demonstration_sets", *_FUNCTIONS)
+_FILES = (".csv", ".jsonl", ".parquet", ".yaml", ".yml")
+"""Endings of what a run reads rows from, or a task, where that is a file."""
+NAMED = ("task", "data", "eval_data", "data_dir", "baseline", "demonstration_sets", *_FUNCTIONS)
 """Options of `foretune evaluate` that decide which settings of a run are taken."""
 
 
@@ -64,7 +66,7 @@ def evaluation_settings(model: str, given: Mapping[str, str | None]) -> dict[str
         model: A run's folder, or a model's with the configuration of a run beside it; {} for any other.
         given: What the command line says of `NAMED`; rows other than the run's are not read by its settings.
     Raises:
-        UsageError: the configuration cannot be read, or names a function.
+        UsageError: the configuration cannot be read, or names a function, or files that are not here.
     """
     path = Path(model) / CONFIG_NAME
     if not path.is_file():
@@ -84,6 +86,12 @@ def evaluation_settings(model: str, given: Mapping[str, str | None]) -> dict[str
                 f"--model {model}: the run's --{name} is the function {found[name]}; it is run only where you name it: "
                 f"--{name} {found[name]}."
             )
+    for name in ("task", "data", "eval_data", "data_dir"):
+        place = str(found.get(name, ""))
+        is_path = name == "data_dir" or place.endswith(_FILES)
+        if place and is_path and given[name] is None and not Path(place).exists():
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"--model {model}: the run was given {option} {place}, which is not here: give {option}.")
     return found
 
 
