@@ -54,11 +54,13 @@ def place(request, workshop, tmp_path, monkeypatch):
         monkeypatch.delenv(variable, raising=False)
     folder = tmp_path / "place"
     folder.mkdir()
-    row = request.node.callspec.params["row"]
-    told = " ".join((row.command, str(row.largest_file), *row.files, *row.before, *row.then))
-    always = {"model", "data", "runs.sqlite", *(["run"] if row.resumes else [])}
+    needed, told = {"model", "data", "runs.sqlite"}, ""
+    if hasattr(request.node, "callspec"):
+        row = request.node.callspec.params["row"]
+        needed |= {"run"} if row.resumes else set()
+        told = " ".join((row.command, str(row.largest_file), *row.files, *row.before, *row.then))
     for entry in workshop.iterdir():
-        if entry.name in always or re.search(rf"\b{re.escape(entry.name)}\b", told):
+        if entry.name in needed or re.search(rf"\b{re.escape(entry.name)}\b", told):
             (shutil.copytree if entry.is_dir() else shutil.copy)(entry, folder / entry.name)
     monkeypatch.chdir(folder)
     return folder

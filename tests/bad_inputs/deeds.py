@@ -8,6 +8,9 @@ import shlex
 import shutil
 from pathlib import Path
 
+from foretune.liveness import machine, process_start
+from foretune.runs.holding import HOLDER_NAME
+
 
 def cut(path: str, size: str) -> None:
     """Leave the first `size` bytes, or without the last ones where it is negative."""
@@ -55,6 +58,13 @@ def folder(path: str) -> None:
     Path(path).mkdir(parents=True)
 
 
+def hold(path: str) -> None:
+    """Let another process, which is there, be at a run."""
+    pid = os.getppid()
+    holder = {"machine": machine(), "pid": pid, "start": process_start(pid)}
+    Path(path, HOLDER_NAME).write_text(json.dumps(holder))
+
+
 def recode(path: str, encoding: str) -> None:
     """Write a UTF-8 file in another encoding."""
     Path(path).write_bytes(Path(path).read_text(encoding="utf-8").encode(encoding))
@@ -68,7 +78,7 @@ def set_(path: str, key: str, value: str) -> None:
 
 DEEDS = {
     function.__name__.rstrip("_"): function
-    for function in (cut, flip, replace, zeros, remove, copy, move, folder, recode, set_)
+    for function in (cut, flip, replace, zeros, remove, copy, move, folder, hold, recode, set_)
 }
 
 

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+import masked_models
 from foretune.cli.main import main
 from foretune.cli.train import parse
 
@@ -85,6 +86,15 @@ def test_replay_rebuilds_the_final_model(train_words, tmp_path, capsys):
     capsys.readouterr()
     assert main(["replay", str(run), "-o", str(tmp_path / "beyond"), "--step", "7"]) == 2
     assert "--step 7: the journal holds 6 steps" in capsys.readouterr().err
+
+
+def test_a_run_of_a_masked_model_is_replayed(train_words, tiny_model, tmp_path):
+    masked = tmp_path / "masked"
+    masked_models.roberta().save_pretrained(masked)
+    masked_models.roberta_tokenizer().save_pretrained(masked)
+    assert main([str(masked) if word == str(tiny_model) else word for word in train_words]) == 0
+    assert main(["replay", str(tmp_path / "run"), "-o", str(tmp_path / "again")]) == 0
+    assert _equal(_weights(tmp_path / "run" / "final"), _weights(tmp_path / "again"))
 
 
 def test_evaluate_agrees_with_the_run(train_words, rows_dir, tiny_model, tmp_path):

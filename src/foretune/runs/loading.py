@@ -238,16 +238,17 @@ def load_model(
             f"--model {model}: '{name}' has shape {list(found)} in the weights and {list(expected)} by "
             f"{_MODEL_CONFIG}, so one of the two is of another model."
         )
-    if unused := sorted(report["unexpected_keys"]):
-        logger.warning(
-            "--model %s: %d weights are not used, such as '%s'; is its %s of another model?",
-            model, len(unused), unused[0], _MODEL_CONFIG,
-        )  # fmt: skip
     if missing := sorted(report["missing_keys"]):
         raise UsageError(
             f"--model {model}: it lacks {len(missing)} weights of {type(loaded).__name__}, such as '{missing[0]}', "
             "which would be random. Give a checkpoint with its language-model head."
         )
+    # heads of other tasks are left out on purpose, layers are not
+    if unused := sorted(name for name in report["unexpected_keys"] if re.search(r"\.\d+\.", name)):
+        logger.warning(
+            "--model %s: %d weights of layers are not used, such as '%s'; is its %s of another model?",
+            model, len(unused), unused[0], _MODEL_CONFIG,
+        )  # fmt: skip
     return loaded.to(device)
 
 

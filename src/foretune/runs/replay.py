@@ -12,7 +12,7 @@ from foretune.journal import Journal, replay
 from foretune.methods import method_of_description
 from foretune.optimizer import Optimizer
 from foretune.runs.config import ReplayConfig
-from foretune.runs.loading import load_model, load_tokenizer, resolve_device, resolve_dtype
+from foretune.runs.loading import load_config, load_model, load_tokenizer, model_kind, resolve_device, resolve_dtype
 from foretune.runs.output import recorded_method
 from foretune.trainer.checkpoint import save_model, writing
 from foretune.trainer.publishing import FINAL_NAME
@@ -46,8 +46,9 @@ def replay_run(config: ReplayConfig) -> int:
     device = resolve_device(config.device)
     loading: dict[str, Any] = {"revision": revision, "trust_remote_code": config.trust_remote_code}
     try:
+        kind = model_kind(load_config(name, **loading))
         tokenizer = load_tokenizer(name, **loading)
-        model = load_model(name, dtype=resolve_dtype(base["dtype"], device), device=device, **loading)
+        model = load_model(name, dtype=resolve_dtype(base["dtype"], device), device=device, kind=kind, **loading)
     except UsageError as error:
         if config.model is not None:
             raise

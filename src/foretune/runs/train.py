@@ -23,6 +23,7 @@ from foretune.ledger.metrics_file import numbers
 from foretune.methods import RECIPES, AbstractMethod, AbstractRecipe, make_recipe
 from foretune.runs.config import TrainConfig
 from foretune.runs.costs import StepClock, peak_memory_bytes
+from foretune.runs.holding import check_free, holding
 from foretune.runs.model_card import run_card
 from foretune.runs.output import (
     CONFIG_NAME,
@@ -95,6 +96,7 @@ def train(
     _warn_of_defaults(config, recipe, tuning)
     output = Path(config.output)
     check_output(output, resume=config.resume, has_journal=isinstance(recipe, AbstractMethod))
+    check_free(output)
     begun = begun_with(output) if config.resume else None
     if begun is not None:
         undecided = {"dtype"} if config.dtype == "auto" else set()
@@ -109,7 +111,10 @@ def train(
     check_login(config.report_to or (), option="--report-to")
     make_output(output)
     row = _row(config, _resolve(config, recipe, tuning, config.dtype), source, membership)
-    with recording(config.ledger, row, output, resume=config.resume, device=arguments.device) as record:
+    with (
+        holding(output),
+        recording(config.ledger, row, output, resume=config.resume, device=arguments.device) as record,
+    ):
         results = _run(config, recipe, tuning, source, arguments, callbacks, record)
     return results | _push(config, results, repo_id)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
+import masked_models
 from foretune.errors import IncompatibleError, UsageError
 from foretune.objectives import ClassificationObjective, encode_examples
 from foretune.objectives.encoding import adds_bos
@@ -161,6 +162,21 @@ def test_own_code_needs_the_option(saved):
             refused(folder)
     with pytest.raises(SystemError, match="their code ran"):
         load(folder, trust_remote_code=True)
+
+
+def test_layers_that_are_not_used_are_warned_of_and_heads_are_not(saved, caplog):
+    from transformers import RobertaForSequenceClassification
+
+    folder = saved(opt())
+    layers = json.loads((folder / "config.json").read_text())["num_hidden_layers"]
+    change_config(folder, num_hidden_layers=layers - 1)
+    load(folder)
+    assert "weights of layers are not used, such as 'model.decoder.layers." in caplog.text
+    caplog.clear()
+    folder = saved(RobertaForSequenceClassification(masked_models.roberta().config))
+    with pytest.raises(UsageError, match="it lacks"):
+        load(folder, kind="masked")
+    assert "are not used" not in caplog.text
 
 
 @pytest.mark.parametrize(
