@@ -26,7 +26,7 @@ COMMANDS = {
     "runs": "List, show, compare, export and import runs.",
     "report": "Compare runs in a page, as tables or as figures.",
     "methods": "List the methods, or show one with its options.",
-    "demo": "See it work: a small model learns a task in less than a minute, without a network.",
+    "demo": "See it work: a small model learns a task in about a minute, without a network.",
     "env": "Show versions, devices and noise backends.",
 }
 
