@@ -48,14 +48,13 @@ def read_tensorboard(folder: Path):
 
 
 def read_wandb(folder: Path):
+    import wandb
+
     from foretune.ledger.readers import read_logs
 
-    found, names, deadline = defaultdict(dict), set(), time.monotonic() + 30
-    logs = read_logs(folder / "wandb", "wandb_run")
-    while "imported" in {log.status for log in logs} and time.monotonic() < deadline:
-        time.sleep(0.1)  # W&B's own process has not written the end of the run yet
-        logs = read_logs(folder / "wandb", "wandb_run")
-    for log in logs:
+    wandb.teardown()  # its own process writes the end of a run after `finish` has returned
+    found, names = defaultdict(dict), set()
+    for log in read_logs(folder / "wandb", "wandb_run"):
         names.add((log.id, log.name))
         for point in log.points:
             for name, value in point.figures.items():
