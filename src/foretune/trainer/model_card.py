@@ -42,7 +42,7 @@ def metadata(
     model: nn.Module,
     recipe: AbstractRecipe,
     *,
-    base: str,
+    base: str | None,
     task: str | None = None,
     datasets: Sequence[str] = (),
     figures: Mapping[str, float] | None = None,
@@ -53,7 +53,7 @@ def metadata(
     Args:
         model: The tuned model.
         recipe: How it was tuned.
-        base: Its base model, an id on the hub or a folder; a folder is not named.
+        base: Its base model, an id on the hub or a folder; a folder is not named. None for one without a name.
         task: What its figures are of.
         datasets: Ids of the hub datasets it was tuned on.
         figures: Its metrics by name.
@@ -61,13 +61,13 @@ def metadata(
     """
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
     kind = next((kind for ending, kind in _KINDS.items() if type(inner).__name__.endswith(ending)), None)
-    on_hub = None if is_local(base) else base
+    on_hub = None if base is None or is_local(base) else base
     tags = ["foretune", recipe_name(recipe)]
     tags += [] if isinstance(recipe, AbstractFirstOrder) else ["zeroth-order"]
     if isinstance(model, PeftModel):  # as peft's own cards are tagged
         tags += ["transformers", _adapter_kind(model)]
         tags += [f"base_model:adapter:{on_hub}"] if on_hub else []
-    name = f"{base_name(base)} tuned with {recipe_name(recipe)}"
+    name = f"{base_name(base) if base else type(inner).__name__} tuned with {recipe_name(recipe)}"
     results = [
         EvalResult(
             task_type=kind or "other",

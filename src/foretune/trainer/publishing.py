@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
+from peft import PeftModel
 from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import SchedulerType
@@ -81,7 +82,8 @@ class PublishingTrainer(Trainer, abc.ABC):
                 `transformers.Trainer`.
         """
         recipe = self.recipe
-        base = finetuned_from or self._base()
+        inner = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        base = finetuned_from or getattr(getattr(inner, "config", None), "_name_or_path", None) or None
         figures, step = self._figures()
         (task,) = _listed(tasks)[:1] or [None]
         data = cards.metadata(
@@ -98,7 +100,7 @@ class PublishingTrainer(Trainer, abc.ABC):
             pipeline_tag=task,
             dataset_args=dataset_args,
         )
-        named = cards.base_name(base)
+        named = cards.base_name(base) if base else type(inner).__name__
         record = self._output_dir / self.record_name
         cards.save_card(
             cards.make_card(
@@ -152,11 +154,6 @@ class PublishingTrainer(Trainer, abc.ABC):
             revision=revision or self.args.hub_revision,
             blocking=blocking,
         )
-
-    def _base(self) -> str:
-        inner = getattr(self.model, "get_base_model", lambda: self.model)()
-        name = getattr(getattr(inner, "config", None), "_name_or_path", "")
-        return name or type(inner).__name__
 
     def _figures(self) -> tuple[dict[str, float], int]:
         """Return the last evaluation of the model as it is, and its step."""

@@ -127,4 +127,7 @@ def test_a_first_order_run_is_pushed_with_its_settings(hub, tmp_path):
     trainer.push_to_hub()
     files = hub.repos["me/run"].files
     assert json.loads(files["run.json"])["method"]["name"] == "sgd"
-    assert ModelCard(files["README.md"].decode()).data.tags == ["foretune", "sgd"]
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.tags == ["foretune", "sgd"]
+    assert card.data.base_model is card.data.library_name is None  # a module of one's own
+    assert "All weights of `TinyLM`" in card.text
