@@ -26,6 +26,8 @@ MOMENTS: dict[str, tuple[Any, str, int]] = {
 
 def press(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Press Ctrl-C at a moment."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell that began the tests in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     owner, name, call = MOMENTS[moment]
     monkeypatch.setattr(owner, name, _pressed(getattr(owner, name), call))
 
