@@ -35,6 +35,7 @@ REST: Mapping[str, str] = {
     "train": "--model model --task sst2 --data-dir data --output new --steps 6 --eval-steps 3 --log-steps 2 "
     "--batch-size 4 --num-train 20 --num-dev 8 --num-eval 12 --lr 1e-3 --device cpu",
     "train --data": "--model model --output new --steps 2 --batch-size 2 --lr 1e-3 --device cpu",
+    "probe": "--model model --task sst2 --data-dir data --num-train 20 --num-dev 8 --num-eval 12 --device cpu",
     "evaluate": "--model model --task sst2 --data-dir data --num-eval 12 --device cpu",
     "sweep": "--model model --task sst2 --data-dir data --output new",
 }
