@@ -1,12 +1,10 @@
 """The noise on CPU tensors, compiled by Numba; the same bits as `reference`.
 
-A call is cut into pieces of `_PIECE` elements that a few threads take in turn, and a piece into tiles that
-stay in the first-level cache: load the tile as float32 (float64), add every term, round, store. Working on a
+A call is cut into pieces that a few threads take in turn (`cpu_threads`), and a piece into tiles that stay
+in the first-level cache: load the tile as float32 (float64), add every term, round, store. Working on a
 copy of the tile is what lets the compiler vectorise a call whose `out` is its `base`. The tile after the next is
 fetched meanwhile: the processor's own prefetching does not see through so much work between two loads.
 
-Threads are Numba's, which with its OpenMP layer are PyTorch's own: a pool of another kind would have to
-share the cores with PyTorch's threads, which keep spinning for some milliseconds after each matrix product.
 Which thread computes an element has no influence on its value.
 
 Every sum and product of integers is wrapped in its type, for Numba widens them to 64 bits. `fastmath` stays
@@ -15,31 +13,26 @@ off: a fused multiply-add would change bits.
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import os
 import struct
-import threading
-from array import array
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import carray, cfunc, njit, prange, types
+from numba import carray, cfunc, njit, types
 from numba.core import cgutils
 from numba.core.ccallback import CFunc
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
 from foretune.noise.address import Law, Noise
+from foretune.noise.cpu_threads import KERNEL_SIGNATURE, run_kernel
 from foretune.noise.layout import Layout
 from foretune.noise.mask import ElementMask, LaneMask
 from foretune.noise.table import TABLE_SIZE, quantile_table
 
-_PIECE = 1 << 16  # elements a thread takes at a time, some 0.1 ms of work
 _TILE = 1 << 8  # its temporaries and the table leave room in the cache for what is fetched ahead
 _ACC_BYTES = 8 * _TILE
 _AHEAD = 2 * _TILE  # what is fetched into the cache while the noise of a tile is made
@@ -110,23 +103,18 @@ def add_low_rank(
 # Driving the kernels.
 #
 # A kernel is a C function of the address of its arguments, of start and of stop: it writes elements start to
-# stop - 1 of those selected. All kernels share that signature, so one compiled parallel loop drives them all; a
-# loop around each kernel would compile every kernel twice. The arguments are integers and behind them floats:
+# stop - 1 of those selected. The arguments are integers and behind them floats:
 # `_HEADER` integers, one row for each noise address, and what the kernel itself asks for.
 
 _HEADER = 12
 _KEEP_ALL, _KEEP_LANES, _KEEP_MAGNITUDES = 0, 1, 2
 _WORDS_PER_ADDRESS = 5
-_SIGNATURE = types.void(types.int64, types.int64, types.int64)
 _STORAGE = {
     torch.float32: np.float32,
     torch.float64: np.float64,
     torch.float16: np.uint16,  # Numba has no half types: kernels convert the bits
     torch.bfloat16: np.uint16,
 }
-_PROTOTYPE = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64)
-_pool_lock = threading.Lock()  # Numba's fallback pool must not be entered by two threads at a time
-_forked = False
 
 
 def _run(
@@ -162,39 +150,13 @@ def _run(
     for noise in addresses:
         integers += (noise.key & 0xFFFFFFFF, noise.key >> 32, noise.stream, noise.purpose, noise.law)
     arguments = _packer(num_numbers + len(specific), len(floats))(*integers, *specific, *floats)
-    num_elements = layout.num_selected * row_length
-    if num_elements <= 2 * _PIECE or torch.get_num_threads() == 1 or _forked:
-        _function(name, out.dtype)(arguments, 0, num_elements)
-        return
-    held = array("q", arguments)
-    with _pool_lock:
-        available = numba.get_num_threads()
-        numba.set_num_threads(min(available, torch.get_num_threads()))
-        try:
-            _drive(_kernel(name, out.dtype), held.buffer_info()[0], num_elements)
-        finally:
-            numba.set_num_threads(available)
+    address: Any = _kernel(name, out.dtype).address
+    run_kernel(address, arguments, layout.num_selected * row_length)
 
 
 @functools.cache
 def _packer(num_integers: int, num_floats: int) -> Callable[..., bytes]:
     return struct.Struct(f"{num_integers}q{num_floats}d").pack
-
-
-@functools.cache
-def _function(name: str, dtype: torch.dtype) -> Callable[[bytes, int, int], None]:
-    """Return a kernel as Python calls it, with the arguments themselves."""
-    address: Any = _kernel(name, dtype).address
-    return _PROTOTYPE(address)
-
-
-def _note_fork() -> None:
-    global _forked
-    _forked = True  # OpenMP's threads do not follow into a forked child, and starting them there ends it
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_note_fork)
 
 
 # The kernels.
@@ -465,7 +427,7 @@ def _kernel(name: str, dtype: torch.dtype) -> CFunc:
     """Compile a kernel for tensors of this dtype, or load it from Numba's cache."""
     storage = _STORAGE[dtype]
     compute = np.float64 if storage is np.float64 else np.float32
-    return cfunc(_SIGNATURE, cache=True)(_ENTRIES[name](storage, compute))
+    return cfunc(KERNEL_SIGNATURE, cache=True)(_ENTRIES[name](storage, compute))
 
 
 # Entries close over types alone: Numba's cache knows a closure by its cells, and a kernel among them would
@@ -494,15 +456,6 @@ def _add_low_rank_entry(storage: type[np.generic], compute: type[np.generic]) ->
 
 
 _ENTRIES = {"fill": _fill_entry, "add": _add_entry, "add_low_rank": _add_low_rank_entry}
-
-
-@njit(nogil=True, cache=True, parallel=True)
-def _drive(kernel, arguments, num_elements):
-    """Cut [0, num_elements) into pieces and share them among the threads."""
-    for piece in prange((num_elements + _PIECE - 1) // _PIECE):
-        start = piece * _PIECE
-        stop = min(start + _PIECE, num_elements)
-        kernel(arguments, start, stop)
 
 
 @_jit
