@@ -50,6 +50,16 @@ class PrunedError(ForetuneError):
     """A run was ended before its last step because it is not worth going on with; raised by what watches it."""
 
 
+def message_of(error: BaseException) -> str:
+    """Return the words of an exception in one line, its kind where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return the kind and the words of an exception, without a line break or a full stop."""
+    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
+
+
 def near_misses(word: str, known: Iterable[str]) -> str:
     """Return `` Did you mean: a, b? Available: a, b, c.`` for an unknown `word` (the first part only if close)."""
     names = sorted(known)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foretune.errors import HubError
+from foretune.errors import HubError, message_of
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -104,12 +104,8 @@ def _explained(repo: str) -> Iterator[None]:
             401: f"{constants.ENDPOINT} does not know the token. Log in with 'hf auth login', or correct HF_TOKEN.",
             403: "the token may not write there. Give one that may write, or a repository of your own.",
         }
-        raise HubError(f"{where}: {reasons.get(status) or f'status {status}, {_line(error)}'}") from error
+        raise HubError(f"{where}: {reasons.get(status) or f'status {status}, {message_of(error)}'}") from error
     except HTTPError as error:
-        raise HubError(f"{where}: {constants.ENDPOINT} cannot be reached ({_line(error)}).") from error
+        raise HubError(f"{where}: {constants.ENDPOINT} cannot be reached ({message_of(error)}).") from error
     except (OSError, ValueError, RuntimeError) as error:  # names that are none; hf_xet's own
-        raise HubError(f"{where}: {_line(error)}") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        raise HubError(f"{where}: {message_of(error)}") from error

@@ -10,6 +10,7 @@ import yaml
 
 from foretune.cli.evaluate import parse
 from foretune.cli.main import main
+from foretune.ledger import Ledger
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,15 @@ def test_a_run_is_evaluated_on_its_own_rows(run, tmp_path):
         }
         assert (evaluated["num_rows"], evaluated["template"]) == (7, "v1")
         assert (evaluated["model"], evaluated["setting"]) == (str(run / "final"), "tuned")
+
+
+def test_the_ledger_knows_a_tuned_model_from_one_as_it_is(run, tiny_model, rows_dir, tmp_path):
+    ledger = tmp_path / "runs.sqlite"
+    _evaluate([run, "--ledger", ledger], tmp_path)
+    _evaluate([run, "--ledger", ledger, "--demonstrations", 1], tmp_path)
+    _evaluate([tiny_model, "--task", "sst2", "--data-dir", rows_dir, "--num-eval", 7, "--ledger", ledger], tmp_path)
+    with Ledger.open(ledger) as rows:
+        assert sorted(row.method for row in rows.query()) == ["in_context", "tuned", "zero_shot"]
 
 
 def test_options_override_those_of_the_run(run, tmp_path, rows_dir):

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from foretune.errors import UsageError, near_misses
+from foretune.errors import UsageError, in_one_line, near_misses
 
 
 def load_function(value: str, *, option: str) -> Callable[..., Any]:
@@ -45,7 +45,7 @@ def _import(source: str, where: str) -> ModuleType:
         hint = ""
         if isinstance(error, ModuleNotFoundError) and error.name and f"{source}.".startswith(f"{error.name}."):
             hint = f" A file is named by its path: {source.replace('.', '/')}.py:function."
-        raise UsageError(f"{where}: cannot import {source!r}: {one_line(error)}.{hint}") from error
+        raise UsageError(f"{where}: cannot import {source!r}: {in_one_line(error)}.{hint}") from error
 
 
 def _load_file(path: Path, where: str) -> ModuleType:
@@ -60,10 +60,5 @@ def _load_file(path: Path, where: str) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise UsageError(f"{where}: running '{path}' failed: {one_line(error)}.") from error
+        raise UsageError(f"{where}: running '{path}' failed: {in_one_line(error)}.") from error
     return module
-
-
-def one_line(error: Exception) -> str:
-    """Return the kind and the words of an exception."""
-    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")

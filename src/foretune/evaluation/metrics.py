@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foretune.errors import UsageError, near_misses
+from foretune.errors import UsageError, in_one_line, near_misses
 from foretune.evaluation.answers import exact_match, token_f1
-from foretune.evaluation.functions import load_function, one_line
+from foretune.evaluation.functions import load_function
 from foretune.evaluation.rouge import rouge_l
 
 
@@ -115,7 +115,7 @@ def _checked(function: Callable[..., Any], where: str) -> Callable[[list[str], l
         try:
             result = function(texts, examples)
         except Exception as error:
-            raise UsageError(f"{where}: it failed: {one_line(error)} ({_place(error)}).") from error
+            raise UsageError(f"{where}: it failed: {in_one_line(error)} ({_place(error)}).") from error
         try:
             values = [float(value) for value in result]
         except (TypeError, ValueError):

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from foretune.errors import LedgerError, UsageError
+from foretune.errors import LedgerError, UsageError, message_of
 from foretune.ledger import Ledger, Point, Run, Status, find_existing_ledger, select
 from foretune.ledger.location import LEDGER_NAME
 from foretune.ledger.metrics_file import numbers, read_points
@@ -40,7 +40,7 @@ class Logs:
             try:
                 self._points[run.id] = tuple(_read_figures(self._places[run.id], run.id))
             except (LedgerError, ValueError, TypeError, KeyError) as error:
-                self.skipped.append(f"Figures of run {run.name} are left out: {_line(error)}")
+                self.skipped.append(f"Figures of run {run.name} are left out: {message_of(error)}")
                 self._points[run.id] = ()
         return self._points[run.id]
 
@@ -113,7 +113,7 @@ def _read_folder(folder: Path, logs: Logs) -> None:
     try:
         logs._add([_run_of(folder, run_id)], folder)
     except (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
-        logs.skipped.append(f"Run folder {folder} is left out: {_line(error)}.")
+        logs.skipped.append(f"Run folder {folder} is left out: {message_of(error)}.")
 
 
 def _run_of(folder: Path, run_id: str | None) -> Run:
@@ -162,7 +162,3 @@ def _read_figures(place: Path, run_id: str) -> Iterator[Point]:
         for point in read_points((place / METRICS_NAME).read_text().splitlines(keepends=True)):
             merged.setdefault(point.step, {}).update(point.figures)
         yield from (Point(step, figures) for step, figures in sorted(merged.items()))
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

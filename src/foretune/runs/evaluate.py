@@ -93,20 +93,21 @@ def evaluate(config: EvaluateConfig, show: Callable[[dict[str, Any]], object] = 
     protocol = make_protocol(config, task, choice, kind, model, tokenizer)
     baseline = _fit_baseline(config, protocol, model, data)
     outcomes = [_score(config, protocol, model, draw) for draw in draws]
+    is_tuned = shown != config.model
     results = {
         "task": task.name,
         "template": config.template or (task.default_template if kind == "causal" else "masked"),
         "data": draws[0].describe(),
         "model": shown,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "setting": _describe_setting(config, outcomes, is_tuned=shown != config.model),
+        "setting": _describe_setting(config, outcomes, is_tuned=is_tuned),
         "baseline": baseline,
         **_combine(config, outcomes),
     }
     show(results)
     if file is not None:
         file.write(results)
-    record_evaluations(config.ledger, _rows(config, results, outcomes), model.device)
+    record_evaluations(config.ledger, _rows(config, results, outcomes, is_tuned=is_tuned), model.device)
     return results
 
 
@@ -118,10 +119,12 @@ def _result_file(config: EvaluateConfig) -> ResultFile | None:
     )
 
 
-def _rows(config: EvaluateConfig, results: Mapping[str, Any], outcomes: Sequence[_Outcome]) -> list[Run]:
-    """Return what the ledger says of each result."""
+def _rows(
+    config: EvaluateConfig, results: Mapping[str, Any], outcomes: Sequence[_Outcome], *, is_tuned: bool
+) -> list[Run]:
+    """Return what the ledger says of each result; `is_tuned` by a run."""
     settings = {**asdict(config), "dtype": results["dtype"]}
-    method = config.baseline or ("in_context" if config.demonstrations else "zero_shot")
+    method = config.baseline or ("in_context" if config.demonstrations else "tuned" if is_tuned else "zero_shot")
     return [
         Run(
             id="",

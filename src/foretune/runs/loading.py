@@ -130,11 +130,16 @@ def load_config(model: str, *, revision: str | None = None, trust_remote_code: b
     """Load a model's configuration, which says what kind of model it is before its weights are read.
 
     Raises:
-        UsageError: there is no model of this name, or its configuration cannot be read.
+        UsageError: there is no model of this name, its configuration cannot be read, or it is a local folder and a
+            revision is given, which would have no effect.
     """
     from transformers import AutoConfig
 
     check_model_path(model)
+    if revision is not None and is_local(model):
+        raise UsageError(
+            f"--revision {revision}: --model {model} is a folder here, which has no revisions. Leave it out."
+        )
     with _explained(model, "cannot load it"):
         return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
 

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME, PushToHubMixin
 
-from foretune.errors import CheckpointError, ForetuneError, UsageError
+from foretune.errors import CheckpointError, ForetuneError, UsageError, in_one_line
 from foretune.trainer.model_card import CARD_NAME
 
 OPTIMIZER_TENSORS = "optimizer.safetensors"
@@ -105,7 +105,7 @@ def reading(folder: Path) -> Iterator[None]:
         raise
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(
-            f"{folder} is damaged ({_one_line(error)}): remove this folder, and the run resumes without it."
+            f"{folder} is damaged ({in_one_line(error)}): remove this folder, and the run resumes without it."
         ) from error
 
 
@@ -122,12 +122,8 @@ def writing(path: Path, then: str = "go on with --resume") -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or _one_line(error)
+        reason = getattr(error, "strerror", None) or in_one_line(error)
         raise CheckpointError(f"{path} cannot be written ({reason}): make room, then {then}.") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
 
 
 def save_optimizer(state: dict[str, Any], folder: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from transformers.integrations import MLflowCallback, TensorBoardCallback, TrackioCallback, WandbCallback
 
-from foretune.errors import TrackerError
+from foretune.errors import TrackerError, message_of
 from foretune.trainer.arguments import RunArguments
 from foretune.trainer.checkpoint import read_json, write_json
 
@@ -108,7 +108,7 @@ class _ProcessWide(AbstractTracker):
             try:
                 self._start()
             except self._error as error:
-                raise TrackerError(f"{self.name} cannot begin a run: {one_line(error)}") from error
+                raise TrackerError(f"{self.name} cannot begin a run: {message_of(error)}") from error
             self._open[self.name] = self
 
     def end(self, *, failed: bool = False) -> None:
@@ -227,8 +227,3 @@ KINDS: Mapping[type, type[AbstractTracker]] = {
     TrackioCallback: _Trackio,
 }
 """By the callback of transformers."""
-
-
-def one_line(error: Exception) -> str:
-    """Return an error's message in one line."""
-    return " ".join(str(error).split())

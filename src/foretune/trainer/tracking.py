@@ -19,10 +19,10 @@ from transformers.integrations import (
     is_wandb_available,
 )
 
-from foretune.errors import PrunedError, TrackerError, UsageError, near_misses
+from foretune.errors import PrunedError, TrackerError, UsageError, message_of, near_misses
 from foretune.trainer.arguments import RunArguments
 from foretune.trainer.publishing import PublishingTrainer
-from foretune.trainer.trackers import IDS_NAME, KINDS, AbstractTracker, one_line
+from foretune.trainer.trackers import IDS_NAME, KINDS, AbstractTracker
 
 _AVAILABLE = {
     "tensorboard": is_tensorboard_available,
@@ -78,7 +78,7 @@ def check_login(names: Sequence[str], *, option: str) -> None:
     try:
         has_key = wandb.login(prompt=False)
     except wandb.errors.Error as error:
-        raise TrackerError(f"{option} wandb: {one_line(error)} WANDB_MODE=offline needs no server.") from error
+        raise TrackerError(f"{option} wandb: {message_of(error)} WANDB_MODE=offline needs no server.") from error
     if not has_key:
         raise TrackerError(f"{option} wandb: there is no key: 'wandb login', or WANDB_MODE=offline for files alone.")
 
