@@ -27,6 +27,8 @@ IMAGES = DOCS / "images"
 
 MAIN = {"model": "opt-125m", "dtype": "float32", "device": "cpu", "batch": 16}
 """What the goals are about."""
+FEW = {**MAIN, "batch": 8}
+"""Where noise weighs more in the published way."""
 MINI = {**MAIN, "model": "mini"}
 """Where every method is measured with every scheme and objective, in minutes."""
 NOT_MEASURED = "Not measured yet."
@@ -133,6 +135,24 @@ def scheme_table(rows: Sequence[Row]) -> str:
     return table(("", *_TUNINGS), lines) if lines else NOT_MEASURED
 
 
+def growth_tables(rows: Iterable[Row]) -> str:
+    """Return what full tuning takes in units of the floor, for every quantity of which enough values were measured."""
+    rows = [row for row in _selected(rows, device="cpu", tuning="full", what=TO_FLOOR) if row.method != PUBLISHED]
+    tables = []
+    for kind in figures.GROWTHS:
+        lines = figures.growth_lines(rows, kind)
+        values = sorted({value for points in lines.values() for value, _ in points})
+        found = [
+            [label, *(f"{ratios[value]:.3f}" if value in ratios else "" for value in values)]
+            for label, points in lines.items()
+            if (ratios := dict(points))
+        ]
+        if found:
+            unit = 1e6 if kind.field == "num_parameters" else 1
+            tables.append(table((kind.label, *(f"{value / unit:.4g}" for value in values)), found))
+    return "\n\n".join(tables) or NOT_MEASURED
+
+
 def gpu_tables(rows: Sequence[Row]) -> str:
     """Return a table of schemes for every workload on a GPU."""
     found: dict[tuple[object, ...], list[Row]] = {}
@@ -208,10 +228,12 @@ def page(ledgers: Ledgers) -> str:
         step=step_table(_selected(main, tuning="full", objective="classification")),
         mixed=step_table(_selected(mixed, tuning="full", objective="classification")),
         lm=step_table(_selected(main, tuning="full", objective="lm")),
+        lm_few=step_table(_selected(ledgers.steps, **FEW, tokens="48", tuning="full", objective="lm")),
         classification_schemes=scheme_table(_selected(main, objective="classification")),
         lm_schemes=scheme_table(_selected(main, objective="lm")),
         mini_classification_schemes=scheme_table(_selected(mini, objective="classification")),
         mini_lm_schemes=scheme_table(_selected(mini, objective="lm")),
+        growth_ratios=growth_tables(ledgers.steps),
         gpu=gpu_tables(ledgers.steps),
         noise=noise_table(ledgers.noise),
         memory=memory_tables(ledgers.memory),

@@ -48,6 +48,7 @@ TABLES: dict[str, dict[str, Any]] = {
         "tuning": ["full", "lora", "prefix", "prompt"],
         "objective": ["classification", "lm"],
     },
+    "few rows": {"model": ["opt-125m"], "methods": ["mezo", "lozo"], "objective": ["lm"], "batch": [8]},
     "populations": {"model": ["mini", "opt-125m"], "methods": list(POPULATIONS), "num_directions": [2]},
     "engines": {
         "model": ["opt-125m"],

@@ -91,6 +91,18 @@ def test_growth_has_a_line_for_what_was_measured_at_three_values(ledgers):
     assert [panel.get_xlabel() for panel in axes] == ["rows", "rank"]
 
 
+def test_growth_has_a_table_in_units_of_the_floor(ledgers):
+    import report
+
+    mezo = row_of(ledgers, "mezo", "ratio to floor")
+    rows = [replace(mezo, batch=batch, value=1 + 0.25 / batch) for batch in (4, 1, 2)]
+    rows += [replace(mezo, batch=batch, method="published") for batch in (4, 1, 2)]
+    rows += [replace(mezo, batch=batch, tuning="lora") for batch in (4, 1, 2)]
+    assert report.growth_tables(rows) == (
+        f"| rows | 1 | 2 | 4 |\n| --- | --- | --- | --- |\n| mezo, {mezo.engine} | 1.250 | 1.125 | 1.062 |"
+    )
+
+
 def test_parts_of_a_step_add_up_to_its_ratio(ledgers):
     import figures
 
