@@ -27,8 +27,9 @@ RESULTS = ROOT / "benchmarks" / "results" / "probe.csv"
 PAGE = ROOT / "docs" / "probe-against-sweep.md"
 
 STEPS = 300
-BATCH_SIZE = 16
-NUM_DEV = 1000
+BATCH_SIZE = 8
+EVAL_STEPS = 100
+NUM_DEV = 500
 SEEDS = (0, 1)
 PROBE_SEEDS = (0, 1, 2)
 RUN, PROBE = "run", "probe"
@@ -75,6 +76,7 @@ def shared_settings(model: str, data_dir: str) -> dict[str, Any]:
         "task": "sst2",
         "data_dir": data_dir,
         "steps": STEPS,
+        "eval_steps": EVAL_STEPS,
         "batch_size": BATCH_SIZE,
         "num_dev": NUM_DEV,
         "num_eval": 1,
@@ -152,7 +154,7 @@ PREFACE = f"""# The probe against a sweep
 
 Written by `python benchmarks/probe_against_sweep.py` from benchmarks/results/probe.csv: what [the probe](probe.md)
 recommends, and what runs say that try a whole grid. opt-mini, SST-2, {STEPS} steps of {BATCH_SIZE} rows, the best of
-five evaluations on {NUM_DEV} dev rows, seeds {" and ".join(map(str, SEEDS))}. A cell has the mean dev loss; *diverged*
+three evaluations on {NUM_DEV} dev rows, seeds {" and ".join(map(str, SEEDS))}. A cell has the mean dev loss; *diverged*
 means that at least one of the runs was ended as such. The best cell is **bold**. The probe was asked with seeds
 {", ".join(map(str, PROBE_SEEDS))}, and begins at the method's own values. *Cells away* counts steps in the grid from
 the best cell, from what was recommended to the nearest lr and zo_eps by ratio.
