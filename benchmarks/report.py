@@ -29,6 +29,9 @@ MAIN = {"model": "opt-125m", "dtype": "float32", "device": "cpu", "batch": 16}
 """What the goals are about."""
 FEW = {**MAIN, "batch": 8}
 """Where noise weighs more in the published way."""
+SMALL = {"model": "opt-125m", "dtype": "float32", "device": "cpu"}
+SMALL_BATCHES = (1, 4)
+"""Rows of batches in which weights dominate, where engines differ most."""
 MINI = {**MAIN, "model": "mini"}
 """Where every method is measured with every scheme and objective, in minutes."""
 NOT_MEASURED = "Not measured yet."
@@ -135,6 +138,16 @@ def scheme_table(rows: Sequence[Row]) -> str:
     return table(("", *_TUNINGS), lines) if lines else NOT_MEASURED
 
 
+def engine_table(rows: Sequence[Row]) -> str:
+    """Return a line a contestant, a column a tuning scheme and a number of rows: x floor."""
+    places = [(tuning, batch) for tuning in ("full", "lora") for batch in SMALL_BATCHES]
+    found = [_contestants(_selected(rows, tuning=tuning, batch=batch, what=TO_FLOOR)) for tuning, batch in places]
+    names = sorted({name for contestants in found for name in contestants} - {PUBLISHED})
+    lines = [[name, *(_spread(of_place.get(name, {}).get(TO_FLOOR), 2) for of_place in found)] for name in names]
+    columns = ("", *(f"{tuning}, {batch} row{'' if batch == 1 else 's'}" for tuning, batch in places))
+    return table(columns, lines) if lines else NOT_MEASURED
+
+
 def growth_tables(rows: Iterable[Row]) -> str:
     """Return what full tuning takes in units of the floor, for every quantity of which enough values were measured."""
     rows = [row for row in _selected(rows, device="cpu", tuning="full", what=TO_FLOOR) if row.method != PUBLISHED]
@@ -234,6 +247,7 @@ def page(ledgers: Ledgers) -> str:
         mini_classification_schemes=scheme_table(_selected(mini, objective="classification")),
         mini_lm_schemes=scheme_table(_selected(mini, objective="lm")),
         growth_ratios=growth_tables(ledgers.steps),
+        engines=engine_table(_selected(ledgers.steps, **SMALL, tokens="48", objective="classification")),
         gpu=gpu_tables(ledgers.steps),
         noise=noise_table(ledgers.noise),
         memory=memory_tables(ledgers.memory),

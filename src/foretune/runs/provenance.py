@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 _PACKAGE = Path(__file__).resolve().parent.parent
+_NOT_CODE = (":(top,exclude)benchmarks/results",)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,8 +64,8 @@ def current_commit() -> str:
 
 
 def is_dirty() -> bool:
-    """Whether tracked files of that checkout differ from the commit."""
-    return _is_checkout() and bool(_git("status", "--porcelain", "--untracked-files=no"))
+    """Whether tracked files of that checkout differ from the commit, but for ledgers of measurements."""
+    return _is_checkout() and bool(_git("status", "--porcelain", "--untracked-files=no", "--", ":/", *_NOT_CODE))
 
 
 def _is_checkout() -> bool:

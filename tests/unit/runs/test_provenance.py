@@ -31,3 +31,18 @@ def test_a_repository_that_the_package_was_installed_into_is_not_its_own(monkeyp
     monkeypatch.setattr(provenance, "_PACKAGE", own)
     assert len(current_commit()) >= 7
     assert not is_dirty()
+
+
+def test_a_ledger_that_was_appended_to_is_no_other_code(monkeypatch, tmp_path):
+    files = [tmp_path / "src" / "foretune" / "a.py", tmp_path / "benchmarks" / "results" / "step.csv"]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_text("1\n")
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-mx"]):
+        subprocess.run([*git, *words], cwd=tmp_path, check=True)
+    monkeypatch.setattr(provenance, "_PACKAGE", files[0].parent)
+    files[1].write_text("2\n")
+    assert not is_dirty()
+    files[0].write_text("2\n")
+    assert is_dirty()
