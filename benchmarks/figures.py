@@ -44,6 +44,7 @@ GROWTHS = (
     Growth("rank", "rank", (), floor=False),
 )
 LEAST_POINTS = 3
+_LONGEST_STEP = 2.5  # what takes longer is written beside its bar, so that the others can be told apart
 _PANELS_A_ROW = 3
 
 
@@ -74,8 +75,12 @@ def step_breakdown(rows: Sequence[Row]) -> Figure | None:
         axes.barh(names, widths, left=left, color=PART_COLOURS[part], label=part)
         left = [start + width for start, width in zip(left, widths, strict=True)]
     axes.axvline(1.0, color="black", linewidth=1, linestyle="--", label="floor")
-    axes.set(xlabel="time of a step, in units of as many bare forwards")
-    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    end = min(max(left), _LONGEST_STEP)
+    for place, whole in enumerate(left):
+        if whole > end:
+            axes.text(end, place, f" {whole:.1f}", va="center", fontsize="small")
+    axes.set(xlabel="time of a step, in units of as many bare forwards", xlim=(0, end))
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.08, 1.0))
     return figure
 
 

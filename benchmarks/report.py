@@ -15,6 +15,7 @@ import noise
 from ledger import RESULTS, read_rows
 from matplotlib.figure import Figure
 
+from foretune.methods import make_method
 from foretune.runs import memory_bench
 from foretune.runs.memory_case import INFERENCE
 from foretune.runs.step_row import FLOOR, PUBLISHED, SHARE, SPEED_UP, STEP, TO_FLOOR, Row
@@ -100,6 +101,21 @@ def _contestants(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:
     return dict(sorted(found.items(), key=lambda item: (item[0] != FLOOR, item[0] != PUBLISHED, item[0])))
 
 
+def usual(rows: Iterable[Row]) -> list[Row]:
+    """Return the rows of methods with their own rank and number of directions; all of a method that has none such."""
+    rows = list(rows)
+    found = [row for row in rows if _has_own_settings(row)]
+    methods = {row.method for row in found}
+    return [row for row in rows if row in found or row.method not in methods]
+
+
+def _has_own_settings(row: Row) -> bool:
+    if row.method in (FLOOR, PUBLISHED):
+        return True
+    method = make_method(row.method, {}, total_steps=1, tuning=row.tuning)
+    return all(getattr(row, name) in ("", getattr(method, name, "")) for name in ("num_directions", "rank"))
+
+
 def _spread(row: Row | None, digits: int) -> str:
     if row is None:
         return ""
@@ -148,9 +164,14 @@ def engine_table(rows: Sequence[Row]) -> str:
     return table(columns, lines) if lines else NOT_MEASURED
 
 
+def _grown(rows: Iterable[Row]) -> list[Row]:
+    """Return the rows that growth is shown with: other engines and schemes have tables of their own."""
+    return [row for row in _selected(rows, device="cpu", tuning="full") if row.engine in ("layerwise", "-")]
+
+
 def growth_tables(rows: Iterable[Row]) -> str:
     """Return what full tuning takes in units of the floor, for every quantity of which enough values were measured."""
-    rows = [row for row in _selected(rows, device="cpu", tuning="full", what=TO_FLOOR) if row.method != PUBLISHED]
+    rows = [row for row in _grown(rows) if row.what == TO_FLOOR and row.method != PUBLISHED]
     tables = []
     for kind in figures.GROWTHS:
         lines = figures.growth_lines(rows, kind)
@@ -233,8 +254,8 @@ def _mib(number: int) -> str:
 
 def page(ledgers: Ledgers) -> str:
     """Return the whole page."""
-    main, mini = (_selected(ledgers.steps, **which, tokens="48") for which in (MAIN, MINI))
-    mixed = _selected(ledgers.steps, **MAIN, tokens="9-58")
+    main, mini = (usual(_selected(ledgers.steps, **which, tokens="48")) for which in (MAIN, MINI))
+    mixed = usual(_selected(ledgers.steps, **MAIN, tokens="9-58"))
     drawn = plots(ledgers)
     return TEMPLATE.read_text().format(
         versions=_versions(ledgers.steps),
@@ -264,10 +285,10 @@ PLOTS = {
 
 def plots(ledgers: Ledgers) -> Mapping[str, Figure]:
     """Return the plots that there are rows for."""
-    main = _selected(ledgers.steps, **MAIN, tuning="full", objective="classification", tokens="48")
+    main = usual(_selected(ledgers.steps, **MAIN, tuning="full", objective="classification", tokens="48"))
     drawn = {
         "step_breakdown": figures.step_breakdown(main),
-        "growth": figures.growth(_selected(ledgers.steps, device="cpu")),
+        "growth": figures.growth(_grown(ledgers.steps)),
         "memory_peaks": figures.memory(ledgers.memory),
     }
     return {name: figure for name, figure in drawn.items() if figure is not None}

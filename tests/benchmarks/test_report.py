@@ -91,6 +91,29 @@ def test_growth_has_a_line_for_what_was_measured_at_three_values(ledgers):
     assert [panel.get_xlabel() for panel in axes] == ["rows", "rank"]
 
 
+def test_tables_have_methods_with_their_own_settings_where_there_are_such(ledgers):
+    import report
+
+    lozo = replace(row_of(ledgers, "lozo"), rank=2, num_directions=1)
+    others = [replace(lozo, rank=4), replace(lozo, num_directions=2)]
+    floor, es = row_of(ledgers, "floor"), replace(lozo, method="es", rank="", num_directions=2)
+    assert report.usual([floor, *others, lozo, es]) == [floor, lozo, es]  # es has no other rows
+    prompt = replace(lozo, method="subzero", tuning="prompt", rank=24)  # of which SubZero has another rank
+    assert report.usual([prompt, replace(prompt, rank=8)]) == [prompt]
+
+
+def test_engines_are_compared_by_scheme_and_rows(ledgers):
+    import report
+
+    mezo = replace(row_of(ledgers, "mezo", "ratio to floor"), value=1.5, low=1.25, high=1.75)
+    rows = [replace(mezo, engine="paired", batch=1), replace(mezo, engine="layerwise", batch=4, tuning="lora")]
+    rows.append(replace(mezo, method="published", engine="-", num_directions="", batch=1))
+    assert report.engine_table(rows).splitlines()[2:] == [
+        "| mezo, layerwise |  |  |  | 1.50 (1.25-1.75) |",
+        "| mezo, paired | 1.50 (1.25-1.75) |  |  |  |",
+    ]
+
+
 def test_growth_has_a_table_in_units_of_the_floor(ledgers):
     import report
 
