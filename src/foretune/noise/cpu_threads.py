@@ -13,7 +13,7 @@ import functools
 import os
 from array import array
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +81,10 @@ def _torch_library() -> ctypes.CDLL:
 
 def _run_on_python_threads(loop: Callable[[int], None], task: int, num_threads: int) -> None:
     others = [_executor().submit(loop, task) for _ in range(num_threads - 1)]
-    loop(task)
-    for other in others:
-        other.result()
+    try:
+        loop(task)
+    finally:  # also where Ctrl-C ends the loop: the others still read the task
+        wait(others)
 
 
 @functools.cache
