@@ -85,7 +85,7 @@ def shared_settings(model: str, data_dir: str) -> dict[str, Any]:
 
 def sweep(name: str, case: Case, settings: dict[str, Any], folder: Path, workers: int) -> list[Row]:
     """Run the grid of a case, as far as it is not there yet."""
-    from foretune.cli.sweep import run
+    from foretune.cli.sweep import run as run_sweep
     from foretune.ledger import Ledger
     from foretune.reports.naming import settings_of
 
@@ -100,23 +100,23 @@ def sweep(name: str, case: Case, settings: dict[str, Any], folder: Path, workers
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "sweep.yaml"
     file.write_text(yaml.safe_dump(described))
-    run([str(file), "--output", str(folder), "--workers", str(workers), "--threads", "1"])
+    run_sweep([str(file), "--output", str(folder), "--workers", str(workers), "--threads", "1"])
     with Ledger.open(folder / "runs.sqlite") as ledger:
         runs = ledger.query()
     rows = [
         Row(
             case=name,
             kind=RUN,
-            lr=settings_of(found)["lr"],
-            zo_eps=settings_of(found)["zo_eps"],
-            seed=found.seed if found.seed is not None else 0,
+            lr=chosen["lr"],
+            zo_eps=chosen["zo_eps"],
+            seed=found.seed or 0,
             status=found.state,
             dev_loss=found.metrics.get("dev.loss", "") if found.state == "finished" else "",
             forwards=found.forward_passes or 0,
-            seconds=found.seconds or 0.0,
+            seconds=round(found.seconds or 0.0, 1),
             commit=found.commit or "",
         )
-        for found in runs
+        for found, chosen in ((run, settings_of(run)) for run in runs)
     ]
     return sorted(rows, key=lambda row: (row.lr, row.zo_eps, row.seed))
 
@@ -154,10 +154,10 @@ PREFACE = f"""# The probe against a sweep
 
 Written by `python benchmarks/probe_against_sweep.py` from benchmarks/results/probe.csv: what [the probe](probe.md)
 recommends, and what runs say that try a whole grid. opt-mini, SST-2, {STEPS} steps of {BATCH_SIZE} rows, the best of
-three evaluations on {NUM_DEV} dev rows, seeds {" and ".join(map(str, SEEDS))}. A cell has the mean dev loss; *diverged*
-means that at least one of the runs was ended as such. The best cell is **bold**. The probe was asked with seeds
-{", ".join(map(str, PROBE_SEEDS))}, and begins at the method's own values. *Cells away* counts steps in the grid from
-the best cell, from what was recommended to the nearest lr and zo_eps by ratio.
+{STEPS // EVAL_STEPS} evaluations on {NUM_DEV} dev rows, seeds {" and ".join(map(str, SEEDS))}. A cell has the mean
+dev loss; *diverged* means that at least one of the runs was ended as such. The best cell is **bold**. The probe was
+asked with seeds {", ".join(map(str, PROBE_SEEDS))}, and begins at the method's own values. *Cells away* counts steps
+in the grid from the best cell, from what was recommended to the nearest lr and zo_eps by ratio.
 """
 
 
@@ -242,6 +242,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_argument("--output", type=Path, default=Path("sweeps/probe"), help="folder of the sweeps")
 
     options = parse(__doc__.splitlines()[0], arguments, only="CASE", add=add)
+    wanted = set(options.only or CASES)
+    if unknown := wanted - set(CASES):
+        sys.exit(f"--only {' '.join(sorted(unknown))}: there is no such case. Available: {', '.join(CASES)}.")
     if not options.page:
         import torch
 
@@ -252,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = shared_settings(options.model, options.data_dir)
         done = {row.case for row in read_rows(RESULTS, Row)}
         for name, case in CASES.items():
-            if name in (options.only or CASES) and name not in done:
+            if name in wanted - done:
                 runs = sweep(name, case, settings, options.output / name, options.workers)
                 append_rows(RESULTS, [*runs, *probe(name, case, settings)])
     PAGE.write_text(page(read_rows(RESULTS, Row)))

@@ -26,11 +26,11 @@ TEMPLATE = Path(__file__).resolve().parent / "performance.template.md"
 """The words of the page; what is in braces is made of rows."""
 IMAGES = DOCS / "images"
 
-MAIN = {"model": "opt-125m", "dtype": "float32", "device": "cpu", "batch": 16}
+SHAPE = {"model": "opt-125m", "dtype": "float32", "device": "cpu"}
+MAIN = {**SHAPE, "batch": 16}
 """What the goals are about."""
 FEW = {**MAIN, "batch": 8}
 """Where noise weighs more in the published way."""
-SMALL = {"model": "opt-125m", "dtype": "float32", "device": "cpu"}
 SMALL_BATCHES = (1, 4)
 """Rows of batches in which weights dominate, where engines differ most."""
 MINI = {**MAIN, "model": "mini"}
@@ -268,7 +268,7 @@ def page(ledgers: Ledgers) -> str:
         mini_classification_schemes=scheme_table(_selected(mini, objective="classification")),
         mini_lm_schemes=scheme_table(_selected(mini, objective="lm")),
         growth_ratios=growth_tables(ledgers.steps),
-        engines=engine_table(_selected(ledgers.steps, **SMALL, tokens="48", objective="classification")),
+        engines=engine_table(_selected(ledgers.steps, **SHAPE, tokens="48", objective="classification")),
         gpu=gpu_tables(ledgers.steps),
         noise=noise_table(ledgers.noise),
         memory=memory_tables(ledgers.memory),

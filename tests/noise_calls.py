@@ -8,6 +8,7 @@ import torch
 from foretune.noise import LaneMask, Law, MagnitudeMask, Noise, Purpose, Window, add, mix, stream_id, use_backend
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+LARGE = 300_007  # elements: enough for several threads, and odd
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 # Triton defines its kernels for the interpreter or for GPUs, once a process.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from foretune.errors import UsageError
+from foretune.errors import UsageError, first_line_of
 from foretune.methods import (
     RECIPES,
     AbstractFirstOrder,
@@ -163,8 +163,7 @@ def trainables_of(model: str, *, revision: str | None = None) -> tuple[Trainable
         with torch.device("meta"):
             empty = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UsageError(f"--model {model}: cannot read its configuration: {reason}") from error
+        raise UsageError(f"--model {model}: cannot read its configuration: {first_line_of(error)}") from error
     return collect_trainables(empty, shapes_only=True)
 
 

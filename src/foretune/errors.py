@@ -55,6 +55,11 @@ def message_of(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def first_line_of(error: BaseException) -> str:
+    """Return the first line of an exception's words, its kind where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def in_one_line(error: BaseException) -> str:
     """Return the kind and the words of an exception, without a line break or a full stop."""
     return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")

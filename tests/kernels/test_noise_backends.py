@@ -1,22 +1,10 @@
 """Numba against the reference: every bit must match, for any shape, offset and dtype; nan matches nan."""
 
-import multiprocessing
-import os
-
 import pytest
 import torch
 
-from foretune.noise import Law, add, add_low_rank, fill, use_backend
-from noise_calls import BITS, DTYPES, ROUNDING, address, any_values, assert_as_reference, half_patterns, random_add
-
-LARGE = 300_007  # elements: enough for several threads, and odd
-
-
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
+from foretune.noise import Law, add, add_low_rank, fill
+from noise_calls import DTYPES, LARGE, ROUNDING, address, any_values, assert_as_reference, half_patterns, random_add
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -62,36 +50,3 @@ def test_every_half_pattern_is_read_and_rounded_alike(dtype):
             return out
 
         assert_as_reference("numba", call)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_thread_count_changes_no_bit(dtype, threads):
-    base = any_values((LARGE,), dtype, 1)
-    outs = []
-    for count in (1, 2, 3):
-        threads(count)
-        out = torch.full_like(base, float("nan"))
-        with use_backend("numba"):
-            add(out, base, noise=[(0.1, address(1))], rounding=ROUNDING)
-        outs.append(out.view(BITS[out.element_size()]))
-    assert torch.equal(outs[0], outs[1])
-    assert torch.equal(outs[0], outs[2])
-
-
-def _sum_in_child(queue):
-    with use_backend("numba"):
-        queue.put(float(fill(torch.empty(LARGE), address(1)).numpy().sum()))
-
-
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # it is what is tested
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_forked_child_can_draw_noise():
-    with use_backend("numba"):
-        expected = float(fill(torch.empty(LARGE), address(1)).numpy().sum())
-    context = multiprocessing.get_context("fork")
-    queue = context.SimpleQueue()
-    child = context.Process(target=_sum_in_child, args=(queue,))
-    child.start()
-    child.join(60)
-    assert child.exitcode == 0
-    assert queue.get() == expected

@@ -1,19 +1,20 @@
 """Kernels share PyTorch's threads: they start none of their own and load no second OpenMP library."""
 
+import multiprocessing
+import os
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
 
 from foretune.noise import add, cpu_threads, fill, use_backend
-from noise_calls import ROUNDING, address, any_values
-
-LARGE = 300_007  # elements: enough for several threads, and odd
+from noise_calls import BITS, LARGE, ROUNDING, address, any_values
 
 _COUNTS = """
 import os, torch
-from foretune.noise import Law, Noise, Purpose, add, cpu_numba, cpu_threads
+from foretune.noise import Noise, Purpose, add, cpu_threads
 
 def state():
     loaded = {line.split()[-1] for line in open("/proc/self/maps") if "/" in line}
@@ -32,10 +33,9 @@ print("tested")
 
 
 @pytest.fixture
-def three_threads():
+def threads():
     before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
+    yield torch.set_num_threads
     torch.set_num_threads(before)
 
 
@@ -45,10 +45,11 @@ def test_no_thread_is_started_beside_pytorchs():
     assert child.stdout == "tested\n", child.stderr
 
 
-def test_where_pytorch_has_no_gnu_openmp_pythons_threads_give_the_same_bits(monkeypatch, three_threads):
+def test_where_pytorch_has_no_gnu_openmp_pythons_threads_give_the_same_bits(monkeypatch, threads):
     def missing():
         raise OSError("no such library")
 
+    threads(3)
     base = any_values((LARGE,), torch.bfloat16, 1)
     outs = []
     with use_backend("numba"):
@@ -60,13 +61,48 @@ def test_where_pytorch_has_no_gnu_openmp_pythons_threads_give_the_same_bits(monk
             cpu_threads._parallel.cache_clear()
     cpu_threads._parallel.cache_clear()
     assert torch.equal(*outs)
+    assert any(thread.name.startswith("foretune-noise") for thread in threading.enumerate()), "they were used"
 
 
-def test_every_element_is_taken_once(three_threads):
+def test_every_element_is_taken_once(threads):
     """In place, a piece that two threads work on would be added twice."""
+    threads(3)
     with use_backend("numba"):
         z = fill(torch.empty(LARGE), address(1))
         for _ in range(20):
             out = torch.zeros(LARGE)
             add(out, out, noise=[(1.0, address(1))])
             assert torch.equal(out, z)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_thread_count_changes_no_bit(dtype, threads):
+    base = any_values((LARGE,), dtype, 1)
+    outs = []
+    for count in (1, 2, 3):
+        threads(count)
+        out = torch.full_like(base, float("nan"))
+        with use_backend("numba"):
+            add(out, base, noise=[(0.1, address(1))], rounding=ROUNDING)
+        outs.append(out.view(BITS[out.element_size()]))
+    assert torch.equal(outs[0], outs[1])
+    assert torch.equal(outs[0], outs[2])
+
+
+def _sum_in_child(queue):
+    with use_backend("numba"):
+        queue.put(float(fill(torch.empty(LARGE), address(1)).numpy().sum()))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # it is what is tested
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_can_draw_noise():
+    with use_backend("numba"):
+        expected = float(fill(torch.empty(LARGE), address(1)).numpy().sum())
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    child = context.Process(target=_sum_in_child, args=(queue,))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+    assert queue.get() == expected

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from foretune.errors import UsageError
+from foretune.errors import UsageError, first_line_of
 
 Located = tuple[str, Any]
 """Where a row stands, for messages, and the row."""
@@ -102,11 +102,7 @@ def _read_parquet(path: Path) -> Iterator[Located]:
                     yield f"'{path}', row {number}", row
                     number += 1
     except pyarrow.ArrowException as error:
-        raise UsageError(f"'{path}' is not a Parquet file that can be read: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(f"'{path}' is not a Parquet file that can be read: {first_line_of(error)}") from error
 
 
 _READERS: dict[str, Callable[[Path], Iterator[Located]]] = {

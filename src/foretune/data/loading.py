@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from foretune.data.files import read_rows
-from foretune.errors import UsageError, near_misses
+from foretune.errors import UsageError, first_line_of, near_misses
 from foretune.tasks.base import HubSource, Row, Task
 
 DATA_DIR_VARIABLE = "FORETUNE_DATA"
@@ -141,8 +141,7 @@ def first_source(task: Task, wanted: str, load: Callable[[HubSource], Loaded]) -
         # OSError covers the network and missing datasets, ValueError an unknown configuration or split,
         # RuntimeError a dataset that still needs a loading script
         except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-            first_line = str(error).strip().partition("\n")[0] or type(error).__name__
-            failures.append(f"{source}: {first_line}")
+            failures.append(f"{source}: {first_line_of(error)}")
     if task.own_data:
         raise UsageError(f"Could not load the rows from the hub: {'; '.join(failures)}.")
     raise UsageError(

@@ -12,7 +12,7 @@ import torch
 from foretune.adapters import make_tuning
 from foretune.catalogue import TYPICAL_STEPS, recipe_state_bytes
 from foretune.depth import find_depths
-from foretune.errors import IncompatibleError, UsageError
+from foretune.errors import IncompatibleError, UsageError, first_line_of
 from foretune.estimators import ForwardMode
 from foretune.hybrid import check_split
 from foretune.methods import AbstractFirstOrder, AbstractMethod, HybridRecipe, make_recipe
@@ -133,8 +133,9 @@ def _followed(model: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, NotImplementedError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise IncompatibleError(f"--model {model}: its forward cannot be followed without weights: {reason}") from error
+        raise IncompatibleError(
+            f"--model {model}: its forward cannot be followed without weights: {first_line_of(error)}"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

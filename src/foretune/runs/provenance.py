@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 _PACKAGE = Path(__file__).resolve().parent.parent
-_NOT_CODE = (":(top,exclude)benchmarks/results",)
+_NOT_LEDGERS = ":(top,exclude)benchmarks/results"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +23,7 @@ class Provenance:
     Attributes:
         date: In UTC, to the second.
         commit: What is checked out, by its first digits; empty where the package was installed without a checkout.
-        dirty: 1 if tracked files differ from the commit.
+        dirty: 1 if tracked files differ from the commit, but for ledgers of measurements.
         machine: Model of the processor, or of the GPU.
         cores, threads: Of the machine, and those that PyTorch uses.
         python, torch, transformers, foretune: Versions.
@@ -65,7 +65,7 @@ def current_commit() -> str:
 
 def is_dirty() -> bool:
     """Whether tracked files of that checkout differ from the commit, but for ledgers of measurements."""
-    return _is_checkout() and bool(_git("status", "--porcelain", "--untracked-files=no", "--", ":/", *_NOT_CODE))
+    return _is_checkout() and bool(_git("status", "--porcelain", "--untracked-files=no", "--", ":/", _NOT_LEDGERS))
 
 
 def _is_checkout() -> bool:
