@@ -29,23 +29,31 @@ from torch import Tensor
 
 from foretune.noise.address import Law, Noise
 from foretune.noise.cpu_threads import KERNEL_SIGNATURE, run_kernel
+from foretune.noise.cpu_vectors import (
+    BLOCK,
+    WORD_BYTES,
+    add_multiple_block,
+    add_opposite_multiples_block,
+    look_up_block,
+    philox_and_look_up_block,
+    philox_block,
+)
 from foretune.noise.layout import Layout
 from foretune.noise.mask import ElementMask, LaneMask
-from foretune.noise.table import TABLE_SIZE, quantile_table
+from foretune.noise.table import quantile_table
 
 _TILE = 1 << 8  # its temporaries and the table leave room in the cache for what is fetched ahead
 _ACC_BYTES = 8 * _TILE
 _AHEAD = 2 * _TILE  # what is fetched into the cache while the noise of a tile is made
 _LINE = 64  # bytes the cache takes at a time
-_WORD_BYTES = 16 * (_TILE // 8 + 1)  # a tile may begin and end within a counter
+_NUM_BLOCKS = _TILE // BLOCK + 1  # a tile may begin and end within a counter
+_WORD_BYTES = WORD_BYTES * _NUM_BLOCKS
 _VALUE_BYTES = 4 * 128 * (_TILE // 128 + 1)  # the Rademacher law expands whole counters
 
 _TABLE = quantile_table()
 _BITS_OF_OCTETS = np.unpackbits(np.arange(256, dtype=np.uint8), bitorder="little")
 _SIGNS = np.where(_BITS_OF_OCTETS == 1, np.float32(1), np.float32(-1))
-_INDEX_MASK = np.uint64(TABLE_SIZE - 1)
 _RADEMACHER = np.uint32(Law.RADEMACHER)
-_SIGN_BIT = np.uint16(1 << 15)
 _U32, _U64 = np.uint32, np.uint64
 _F32_INFINITY = np.uint32(0x7F800000)
 _jit = njit(nogil=True)  # compiled into the kernels, which are cached as a whole
@@ -187,28 +195,31 @@ def _z_in(memory):
     return carray(_pointer(memory.z, np.float32), (_VALUE_BYTES // 4,))
 
 
+class _Tile(NamedTuple):
+    """Addresses of a tile in the tensor that is written and in the one that is read; 0: it is in none."""
+
+    out: int
+    base: int
+
+
+_NOWHERE = _Tile(0, 0)
+
+
+@_jit
+def _fetch_block(ahead, block, itemsize):
+    """Ask for the cache lines of one block of a tile."""
+    if ahead.out != 0:
+        for line in range(BLOCK * itemsize // _LINE):
+            place = block * BLOCK * itemsize + line * _LINE
+            _fetch(ahead.base + place, 0)
+            _fetch(ahead.out + place, 1)
+
+
 @_jit
 def _philox_words(memory, counter, count, address):
-    """Write the Philox4x32-10 words of counters counter .. counter + count - 1."""
-    words = carray(_pointer(memory.words, np.uint32), (_WORD_BYTES // 4,))
-    stream, purpose = address[2], address[3]
-    for i in range(count):
-        c = _U64(_U64(counter) + _U64(i))
-        c0, c1, c2, c3 = _U32(c), _U32(c >> _U64(32)), stream, purpose
-        k0, k1 = address[0], address[1]
-        for _ in range(10):
-            product0 = _U64(0xD2511F53) * _U64(c0)
-            product1 = _U64(0xCD9E8D57) * _U64(c2)
-            c0 = _U32(product1 >> _U64(32)) ^ c1 ^ k0
-            c1 = _U32(product1)
-            c2 = _U32(product0 >> _U64(32)) ^ c3 ^ k1
-            c3 = _U32(product0)
-            k0 = _U32(k0 + _U32(0x9E3779B9))
-            k1 = _U32(k1 + _U32(0xBB67AE85))
-        words[4 * i] = c0
-        words[4 * i + 1] = c1
-        words[4 * i + 2] = c2
-        words[4 * i + 3] = c3
+    """Write the Philox4x32-10 words of counters counter .. counter + count - 1, and of up to seven more."""
+    for block in range((count + 7) >> 3):
+        philox_block(counter + 8 * block, address, memory.words + WORD_BYTES * block)
 
 
 @_jit
@@ -220,32 +231,91 @@ def _lanes(memory, element, n, address):
 
 
 @_jit
-def _values(memory, element, n, address):
-    """Write z of `n` elements; that of element i is ``_z_in(memory)[returned + i]``."""
+def _values(memory, element, n, address, ahead, itemsize):
+    """Write z of `n` elements; that of element i is ``_z_in(memory)[returned + i]``. Fetch what is ahead meanwhile."""
     if address[4] == _RADEMACHER:
-        skip = element & 127
-        count = (skip + n + 127) >> 7
-        _philox_words(memory, element >> 7, count, address)
-        z, octets = _z_in(memory), carray(_pointer(memory.words, np.uint8), (_WORD_BYTES,))
-        for j in range(16 * count):
-            first = _U64(octets[j]) * _U64(8)
-            eight = z[8 * j : 8 * j + 8]
-            for b in range(8):
-                eight[b] = _SIGNS[_U64(first + _U64(b))]
-        return skip
-    skip = _lanes(memory, element, n, address)
-    lanes, fours = _lanes_in(memory), carray(_pointer(memory.words, np.uint64), (_WORD_BYTES // 8,))
-    bits = carray(_pointer(memory.z, np.uint32), (_VALUE_BYTES // 4,))
-    table = carray(_pointer(memory.table, np.uint32), (TABLE_SIZE,))
-    for i in range((skip + n + 3) >> 2):
-        four = fours[i]
-        bits[4 * i] = table[four & _INDEX_MASK]
-        bits[4 * i + 1] = table[(four >> _U64(16)) & _INDEX_MASK]
-        bits[4 * i + 2] = table[(four >> _U64(32)) & _INDEX_MASK]
-        bits[4 * i + 3] = table[(four >> _U64(48)) & _INDEX_MASK]
-    for i in range(skip + n):
-        bits[i] = _U32(bits[i] | _U32(_U32(lanes[i] & _SIGN_BIT) << _U32(16)))
+        for block in range(n // BLOCK):
+            _fetch_block(ahead, block, itemsize)
+        return _rademacher(memory, element, n, address)
+    skip = element & 7
+    counter, num_blocks = element >> 3, (skip + n + BLOCK - 1) // BLOCK
+    words, z = memory.words, memory.z
+    philox_block(counter, address, words)
+    if num_blocks > 1:
+        philox_block(counter + 8, address, words + WORD_BYTES)
+    # values are looked up by the words of two blocks before: those of the block before are not through yet
+    done = 0
+    for block in range(2, num_blocks):
+        _fetch_block(ahead, done, itemsize)
+        done += 1
+        philox_and_look_up_block(counter + 8 * block, address, words + 2 * WORD_BYTES, words, memory.table, z)
+        words += WORD_BYTES
+        z += 4 * BLOCK
+    for _ in range(min(2, num_blocks)):
+        _fetch_block(ahead, done, itemsize)
+        done += 1
+        look_up_block(words, memory.table, z)
+        words += WORD_BYTES
+        z += 4 * BLOCK
     return skip
+
+
+@_jit
+def _rademacher(memory, element, n, address):
+    skip = element & 127
+    count = (skip + n + 127) >> 7
+    _philox_words(memory, element >> 7, count, address)
+    z, octets = _z_in(memory), carray(_pointer(memory.words, np.uint8), (_WORD_BYTES,))
+    for j in range(16 * count):
+        first = _U64(octets[j]) * _U64(8)
+        eight = z[8 * j : 8 * j + 8]
+        for b in range(8):
+            eight[b] = _SIGNS[_U64(first + _U64(b))]
+    return skip
+
+
+class _Sums(NamedTuple):
+    """Addresses of a tile: a multiple of noise is added to `base`, and taken from `opposite_base` if that is asked for.
+
+    Attributes:
+        base: What is read.
+        out: What is written; may be the same.
+        opposite_base: What the opposite reads.
+        opposite: What it writes.
+    """
+
+    base: int
+    out: int
+    opposite_base: int
+    opposite: int
+
+
+@_jit
+def _add_multiple(z, coefficient, n, sums, mirrors, compute):
+    """Add a multiple of the `n` values at address `z` in the precision `compute`."""
+    values = carray(_pointer(z, np.float32), (n,))
+    base, out = carray(_pointer(sums.base, compute), (n,)), carray(_pointer(sums.out, compute), (n,))
+    opposite_base = carray(_pointer(sums.opposite_base, compute), (n,))
+    opposite = carray(_pointer(sums.opposite, compute), (n,))
+    whole = n - n % BLOCK
+    for i in range(0, whole, BLOCK):
+        block, place = z + 4 * i, i * out.itemsize
+        if mirrors:
+            add_opposite_multiples_block(
+                block,
+                coefficient,
+                sums.base + place,
+                sums.out + place,
+                sums.opposite_base + place,
+                sums.opposite + place,
+            )
+        else:
+            add_multiple_block(block, coefficient, sums.base + place, sums.out + place)
+    for i in range(whole, n):
+        before, change = base[i], coefficient * values[i]
+        if mirrors:
+            opposite[i] = opposite_base[i] - change
+        out[i] = before + change
 
 
 def _load(acc, base, n, is_float16):
@@ -386,15 +456,6 @@ _fetch: Any = intrinsic(prefer_literal=True)(_fetch_line)  # called as (address,
 
 
 @_jit
-def _fetch_ahead(out, base, offset, n, itemsize):
-    """Ask for the `n` elements that are `_AHEAD` of an offset, in tensors given by their addresses."""
-    start, stop = (offset + _AHEAD) * itemsize, (offset + _AHEAD + n) * itemsize
-    for place in range(start, stop, _LINE):
-        _fetch(base + place, 0)
-        _fetch(out + place, 1)
-
-
-@_jit
 def _address(integers, index):
     """Return address `index`: key low, key high, stream, purpose, law."""
     i = _HEADER + _WORDS_PER_ADDRESS * index
@@ -420,6 +481,13 @@ def _place(integers, position, stop):
     n = min(_TILE, row_length - column, stop - position)
     element = (row_start + row) * full_width + col_start + column
     return row, column, row * row_length + column, element, n
+
+
+@_jit
+def _tile_at(integers, offset, itemsize):
+    """Return the tile at an offset of the tensors that are written and read, the first that a kernel asks for."""
+    out, base = integers[integers[9]], integers[integers[9] + 1]
+    return _Tile(out + offset * itemsize, base + offset * itemsize)
 
 
 @functools.cache
@@ -468,8 +536,12 @@ def _fill(arguments, start, stop, storage):
     z = _z_in(memory)
     for element in range(start, stop, _TILE):
         n = min(_TILE, stop - element)
-        skip = _values(memory, element, n, address)
-        _store_nearest(out[element : element + n], z[skip:], n, is_float16)
+        if out.itemsize == z.itemsize and element % 8 == 0 and n % BLOCK == 0 and address[4] != _RADEMACHER:
+            there = _Memory(memory.words, integers[integers[9]] + 4 * element, memory.table)
+            _values(there, element, n, address, _NOWHERE, out.itemsize)
+        else:
+            skip = _values(memory, element, n, address, _NOWHERE, out.itemsize)
+            _store_nearest(out[element : element + n], z[skip:], n, is_float16)
 
 
 @_jit
@@ -491,41 +563,42 @@ def _add(arguments, start, stop, storage, compute):
     scale, dense_coefficient = compute(floats[0]), compute(floats[1])
     limit = compute(floats[2 + num_terms]) if keeps == _KEEP_MAGNITUDES else compute(0)
     memory = _Memory(_stack(_WORD_BYTES), _stack(_VALUE_BYTES), integers[11])
-    lanes, z = _lanes_in(memory), _z_in(memory)
-    acc = carray(_pointer(_stack(_ACC_BYTES), compute), (_TILE,))
+    lanes, acc_address, opposite_address = _lanes_in(memory), _stack(_ACC_BYTES), _stack(_ACC_BYTES)
+    acc = carray(_pointer(acc_address, compute), (_TILE,))
+    opposite = carray(_pointer(opposite_address, compute), (_TILE,))
     before = carray(_pointer(_stack(_ACC_BYTES), compute), (_TILE,))
-    opposite = carray(_pointer(_stack(_ACC_BYTES), compute), (_TILE,))
     first_term = 1 if rounds else 0
+    # noise alone is added to the tensors themselves, if they have the precision
+    direct = out.itemsize == acc.itemsize and num_terms > 0 and scale == 1 and dense_coefficient == 0
+    direct = direct and keeps == _KEEP_ALL
     position = start
     while position < stop:
         _, _, offset, element, n = _place(integers, position, stop)
+        tile, ahead = _tile_at(integers, offset, out.itemsize), _NOWHERE
         if position + _AHEAD < stop:
-            _fetch_ahead(integers[specific], integers[specific + 1], offset, n, out.itemsize)
-        _load(acc, base[offset : offset + n], n, is_float16)
-        if scale != 1:
-            for i in range(n):
-                acc[i] = acc[i] * scale
-        if mirrors:
-            for i in range(n):
-                opposite[i] = acc[i]
-        if dense_coefficient != 0:
-            summand = dense[offset : offset + n]
-            for i in range(n):
-                acc[i] = acc[i] + dense_coefficient * summand[i]
+            ahead = _tile_at(integers, offset + _AHEAD, out.itemsize)
+        if direct:
+            sums = _Sums(tile.base, tile.out, tile.base, integers[specific + 6] + offset * out.itemsize)
+        else:
+            _load(acc, base[offset : offset + n], n, is_float16)
+            if scale != 1:
+                for i in range(n):
+                    acc[i] = acc[i] * scale
             if mirrors:
                 for i in range(n):
-                    opposite[i] = opposite[i] - dense_coefficient * summand[i]
+                    opposite[i] = acc[i]
+            if dense_coefficient != 0:
+                summand = dense[offset : offset + n]
+                for i in range(n):
+                    acc[i] = acc[i] + dense_coefficient * summand[i]
+                if mirrors:
+                    for i in range(n):
+                        opposite[i] = opposite[i] - dense_coefficient * summand[i]
+            sums = _Sums(acc_address, acc_address, opposite_address, opposite_address)
         for term in range(num_terms):
-            skip = _values(memory, element, n, _address(integers, first_term + term))
-            coefficient, values = compute(floats[2 + term]), z[skip : skip + n]
-            if mirrors:
-                for i in range(n):
-                    change = coefficient * values[i]
-                    acc[i] = acc[i] + change
-                    opposite[i] = opposite[i] - change
-            else:
-                for i in range(n):
-                    acc[i] = acc[i] + coefficient * values[i]
+            skip = _values(memory, element, n, _address(integers, first_term + term), ahead, out.itemsize)
+            _add_multiple(memory.z + 4 * skip, compute(floats[2 + term]), n, sums, mirrors, compute)
+            sums, ahead = _Sums(sums.out, sums.out, sums.opposite, sums.opposite), _NOWHERE
         if keeps != _KEEP_ALL:
             _load(before, base[offset : offset + n], n, is_float16)
         if keeps == _KEEP_LANES:
@@ -540,10 +613,11 @@ def _add(arguments, start, stop, storage, compute):
                 acc[i] = acc[i] if abs(before[i]) <= limit else before[i]
                 if mirrors:
                     opposite[i] = opposite[i] if abs(before[i]) <= limit else before[i]
-        skip = _lanes(memory, element, n, _address(integers, 0)) if rounds else 0
-        _store(out[offset : offset + n], acc, n, lanes[skip:], is_float16)
-        if mirrors:
-            _store(mirrored[offset : offset + n], opposite, n, lanes[skip:], is_float16)
+        if not direct:
+            skip = _lanes(memory, element, n, _address(integers, 0)) if rounds else 0
+            _store(out[offset : offset + n], acc, n, lanes[skip:], is_float16)
+            if mirrors:
+                _store(mirrored[offset : offset + n], opposite, n, lanes[skip:], is_float16)
         position += n
 
 
@@ -569,7 +643,8 @@ def _add_low_rank(arguments, start, stop, storage, compute):
     while position < stop:
         row, column, offset, element, n = _place(integers, position, stop)
         if position + _AHEAD < stop:
-            _fetch_ahead(integers[specific], integers[specific + 1], offset, n, out.itemsize)
+            for block in range(n // BLOCK):
+                _fetch_block(_tile_at(integers, offset + _AHEAD, out.itemsize), block, out.itemsize)
         _load(acc, base[offset : offset + n], n, is_float16)
         if scale != 1:
             for i in range(n):
