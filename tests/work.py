@@ -483,13 +483,13 @@ def expected_temporaries(optimizer: Optimizer, least_bytes: float) -> int:
     return of_tensor * sum(size >= least_bytes for size in coordinates)
 
 
-OF_DRAW: dict[type[AbstractDirection], int] = {HessianScaled: 2}  # y and 1 / sqrt(H)
+OF_DRAW: dict[type[AbstractDirection], int] = {HessianScaled: 2}  # y, and z of each piece
 OF_ADVANCE: dict[type[AbstractDirection], int] = {HessianScaled: 1}  # z
 OF_ESTIMATE: dict[type[AbstractEstimator], int] = {ForwardMode: 2}  # by torch's rules of differentiation
 OF_UPDATE: dict[type[AbstractUpdate], int] = {
     Adam: 1,  # the estimate, then the step in its place
     Sign: 1,
-    AdaMU: 3,  # both parts of the direction, and the estimate
+    AdaMU: 4,  # the step, and of each piece both parts of the direction and the estimate
     Muon: 1 + 5 * 3,  # the estimate, and what each of five Newton-Schulz steps makes
 }
-"""Temporaries of a tensor's coordinates: none where noise is added as it is generated."""
+"""Temporaries of a tensor's coordinates, which are one piece here: none where noise is added as it is generated."""

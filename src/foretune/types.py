@@ -17,6 +17,7 @@ Shape letters: m rows, n columns, r rank, q directions. Parts are immutable: sta
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from foretune import noise
-from foretune.noise import LowRankNoise, Mask, Noise
+from foretune.noise import LowRankNoise, Mask, Noise, Window
 
 LossClosure = Callable[[], Tensor | float]
 """Evaluates the loss at the current weights, on the same data every time it is called within a step."""
@@ -180,6 +181,19 @@ class Combination:
         if self.mask is not None:
             vector.mul_(noise.kept(self.mask, weight))
         return vector
+
+    def materialize_part(self, start: int, stop: int, shape: Sequence[int], weight: Tensor) -> Tensor:
+        """Return elements `start` to `stop` - 1 of `materialize` in row-major order, 1-D.
+
+        Noise and stored tensors are read there alone; low-rank terms and masks make the whole vector first.
+        """
+        if self.products or self.mask is not None:
+            return self.materialize(shape, weight).view(-1)[start:stop]
+        compute = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        part = torch.zeros(1, stop - start, dtype=compute, device=weight.device)
+        dense = self.dense and (self.dense[0], self.dense[1].reshape(1, -1)[:, start:stop])
+        noise.add(part, part, noise=self.noise, dense=dense, window=Window(0, start, math.prod(shape)))
+        return part.view(-1)
 
 
 @dataclass(slots=True)

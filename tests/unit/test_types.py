@@ -85,6 +85,23 @@ def test_adding_to_a_tensor_is_adding_the_materialized_vector(mask: Mask | None,
         torch.testing.assert_close(average, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("mask", MASKS, ids=["all", "lanes", "magnitude"])
+@pytest.mark.parametrize("products", [(), ((0.7, LowRankNoise(5, 0, 2)),)], ids=["", "products"])
+@pytest.mark.parametrize("shape", [(6, 50), (6, 5, 10), (300,)])
+def test_parts_of_a_vector_are_those_of_the_whole(
+    mask: Mask | None, products: tuple[tuple[float, LowRankNoise], ...], shape: tuple[int, ...]
+) -> None:
+    weight, stored = (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    for vector in (
+        Combination(((2.0, Z1), (-0.3, Z2)), (0.5, stored), products, mask),
+        Combination(dense=(0.5, stored), products=products, mask=mask),
+        Combination(((2.0, Z1),), mask=mask),
+    ):
+        whole = vector.materialize(shape, weight).view(-1)
+        for start, stop in ((0, 300), (0, 7), (7, 200), (64, 192), (299, 300)):
+            assert torch.equal(vector.materialize_part(start, stop, shape, weight), whole[start:stop])
+
+
 def test_half_precision_gets_low_rank_terms_rounded_once() -> None:
     """The mean over roundings is the vector: two roundings with one set of bits would be biased."""
     base = torch.ones(2, 3, dtype=torch.bfloat16)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from foretune.errors import IncompatibleError, UsageError, near_misses
 from foretune.noise import Noise, Purpose
-from foretune.pieces import pieces
+from foretune.pieces import piece_bounds
 from foretune.types import AbstractDirection, Combination, Draw, Parts, TensorState, Trainable
 
 STATE = "log_hessian"
@@ -97,9 +97,11 @@ class HessianScaled(AbstractDirection):
         log_hessian = state.tensors.get(STATE)
         if log_hessian is None:
             return Draw(z)
-        y = z.materialize(coordinate_shape, trainable.parameter)
-        for part, log_part in zip(pieces(y.view(-1)), pieces(log_hessian.view(-1)), strict=True):
-            part.mul_(log_part.mul(-0.5).exp_())
+        y = torch.empty_like(log_hessian)
+        for start, stop in piece_bounds(y.numel()):
+            part = y.view(-1)[start:stop]
+            torch.mul(log_hessian.view(-1)[start:stop], -0.5, out=part).exp_()
+            part.mul_(z.materialize_part(start, stop, coordinate_shape, trainable.parameter))
         return Draw(Combination(dense=(1.0, y)))
 
     def advance(
@@ -113,10 +115,14 @@ class HessianScaled(AbstractDirection):
         scalars: tuple[float, ...],
     ) -> None:
         """Let H follow the curvature that was measured."""
-        z = _gaussian(trainable, keys[0]).materialize(coordinate_shape, trainable.parameter)
+        z, parameter = _gaussian(trainable, keys[0]), trainable.parameter
         if STATE not in state.tensors:
-            state.tensors[STATE] = torch.zeros_like(z)
-        self.follow(state.tensors[STATE], z, scalars[-1])
+            state.tensors[STATE] = parameter.new_zeros(coordinate_shape, dtype=trainable.compute_dtype)
+        log_hessian = state.tensors[STATE].view(-1)
+        for start, stop in piece_bounds(log_hessian.numel()):
+            self.follow(
+                log_hessian[start:stop], z.materialize_part(start, stop, coordinate_shape, parameter), scalars[-1]
+            )
 
     def follow(self, log_hessian: Tensor, z: Tensor, curvature: float | Tensor) -> None:
         """Change log H in place after a step along ``z / sqrt(H)``; `z` is overwritten as well.

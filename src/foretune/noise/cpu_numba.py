@@ -34,6 +34,7 @@ from foretune.noise.cpu_vectors import (
     WORD_BYTES,
     add_multiple_block,
     add_opposite_multiples_block,
+    add_products_block,
     look_up_block,
     philox_and_look_up_block,
     philox_block,
@@ -623,10 +624,7 @@ def _add(arguments, start, stop, storage, compute):
 
 @_jit
 def _add_low_rank(arguments, start, stop, storage, compute):
-    """Asks for: pointers of out, base, left (m, r), right (r, n), and r; floats are scale.
-
-    Four ranks share a pass over the tile.
-    """
+    """Asks for: pointers of out, base, left (m, r), right (r, n), and r; floats are scale."""
     integers, floats = _unpacked(arguments)
     is_float16, rounds = integers[6] != 0, integers[8] != 0
     num_rows, row_length, specific = integers[0], integers[1], integers[9]
@@ -638,27 +636,36 @@ def _add_low_rank(arguments, start, stop, storage, compute):
     scale = compute(floats[0])
     memory = _Memory(_stack(_WORD_BYTES), _stack(_VALUE_BYTES), integers[11])
     lanes = _lanes_in(memory)
-    acc = carray(_pointer(_stack(_ACC_BYTES), compute), (_TILE,))
+    acc_address = _stack(_ACC_BYTES)
+    acc = carray(_pointer(acc_address, compute), (_TILE,))
+    direct = out.itemsize == acc.itemsize and scale == 1
     position = start
     while position < stop:
         row, column, offset, element, n = _place(integers, position, stop)
+        tile, ahead = _tile_at(integers, offset, out.itemsize), _NOWHERE
         if position + _AHEAD < stop:
-            for block in range(n // BLOCK):
-                _fetch_block(_tile_at(integers, offset + _AHEAD, out.itemsize), block, out.itemsize)
-        _load(acc, base[offset : offset + n], n, is_float16)
-        if scale != 1:
-            for i in range(n):
-                acc[i] = acc[i] * scale
-        for j in range(0, rank - 3, 4):
-            l0, l1, l2, l3 = left[row, j], left[row, j + 1], left[row, j + 2], left[row, j + 3]
-            r0, r1 = right[j, column : column + n], right[j + 1, column : column + n]
-            r2, r3 = right[j + 2, column : column + n], right[j + 3, column : column + n]
-            for i in range(n):
-                acc[i] = (((acc[i] + l0 * r0[i]) + l1 * r1[i]) + l2 * r2[i]) + l3 * r3[i]
-        for j in range(rank - rank % 4, rank):
-            factor, summand = left[row, j], right[j, column : column + n]
-            for i in range(n):
-                acc[i] = acc[i] + factor * summand[i]
-        skip = _lanes(memory, element, n, _address(integers, 0)) if rounds else 0
-        _store(out[offset : offset + n], acc, n, lanes[skip:], is_float16)
+            ahead = _tile_at(integers, offset + _AHEAD, out.itemsize)
+        if not direct:
+            tile = _Tile(acc_address, acc_address)
+            _load(acc, base[offset : offset + n], n, is_float16)
+            if scale != 1:
+                for i in range(n):
+                    acc[i] = acc[i] * scale
+        row_of_left = integers[specific + 2] + row * rank * acc.itemsize
+        whole = n - n % BLOCK
+        for i in range(0, whole, BLOCK):
+            _fetch_block(ahead, i // BLOCK, out.itemsize)
+            place, column_of_right = i * acc.itemsize, integers[specific + 3] + (column + i) * acc.itemsize
+            add_products_block(
+                row_of_left, column_of_right, row_length, rank, tile.base + place, tile.out + place, compute
+            )
+        summed, there = carray(_pointer(tile.base, compute), (n,)), carray(_pointer(tile.out, compute), (n,))
+        for i in range(whole, n):
+            total = summed[i]
+            for j in range(rank):
+                total = total + left[row, j] * right[j, column + i]
+            there[i] = total
+        if not direct:
+            skip = _lanes(memory, element, n, _address(integers, 0)) if rounds else 0
+            _store(out[offset : offset + n], acc, n, lanes[skip:], is_float16)
         position += n

@@ -99,6 +99,24 @@ def _emit_multiple(builder: Any, z: Any, coefficient: Any, sums: Sequence[tuple[
             builder.store(changed, _pointer(builder, out, item_bytes * start, numbers), align=item_bytes)
 
 
+def _emit_products(builder: Any, left: Any, right: Any, stride: Any, rank: Any, base: Any, out: Any, item: Any) -> None:
+    """Emit ``out[i] = base[i] + sum_j left[j] * right[j * stride + i]`` of a block, whose sums stay in registers."""
+    numbers = ir.VectorType(item, _WIDTH)
+    item_bytes = 4 if numbers == _FLOATS else 8
+    places = range(0, item_bytes * BLOCK, item_bytes * _WIDTH)
+    sums = [cgutils.alloca_once(builder, numbers) for _ in places]
+    for place, kept in zip(places, sums, strict=True):
+        builder.store(builder.load(_pointer(builder, base, place, numbers), align=item_bytes), kept)
+    with cgutils.for_range(builder, rank) as loop:
+        factor = _splat(builder, builder.load(_element(builder, left, loop.index, item_bytes, item)))
+        row = builder.add(right, builder.mul(loop.index, builder.mul(stride, _INT64(item_bytes))))
+        for place, kept in zip(places, sums, strict=True):
+            summand = builder.load(_pointer(builder, row, place, numbers), align=item_bytes)
+            builder.store(builder.fadd(builder.load(kept), builder.fmul(factor, summand)), kept)
+    for place, kept in zip(places, sums, strict=True):
+        builder.store(builder.load(kept), _pointer(builder, out, place, numbers), align=item_bytes)
+
+
 def _all(vector: ir.VectorType, value: int) -> ir.Constant:
     return ir.Constant(vector, [value] * _WIDTH)
 
@@ -110,6 +128,10 @@ def _splat(builder: Any, value: Any) -> Any:
 
 def _pointer(builder: Any, address: Any, offset: int, item: Any) -> Any:
     return builder.inttoptr(builder.add(address, _INT64(offset)), item.as_pointer())
+
+
+def _element(builder: Any, address: Any, index: Any, item_bytes: int, item: Any) -> Any:
+    return _pointer(builder, builder.add(address, builder.mul(index, _INT64(item_bytes))), 0, item)
 
 
 def _signature(*arguments: Any) -> Any:
@@ -174,8 +196,20 @@ def _add_opposite_multiples_block(typing_context, z, coefficient, base, out, opp
     return _signature(int, coefficient, int, int, int, int), build
 
 
+def _add_products_block(typing_context, left, right, stride, rank, base, out, dtype):
+    """Write ``base + sum_j left[j] * right[j * stride + i]`` to `out`, element i of the block, all of this dtype."""
+
+    def build(context, builder, signature, arguments):
+        *numbers, _ = arguments
+        _emit_products(builder, *numbers, item=context.get_value_type(dtype.dtype))
+        return context.get_dummy_value()
+
+    return _signature(*[int] * 6, dtype), build
+
+
 philox_block: Any = intrinsic(_philox_block)
 look_up_block: Any = intrinsic(_look_up_block)
 philox_and_look_up_block: Any = intrinsic(_philox_and_look_up_block)
 add_multiple_block: Any = intrinsic(_add_multiple_block)
 add_opposite_multiples_block: Any = intrinsic(_add_opposite_multiples_block)
+add_products_block: Any = intrinsic(_add_products_block)

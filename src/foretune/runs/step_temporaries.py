@@ -11,11 +11,10 @@ from foretune.engine.layerwise import Layerwise
 from foretune.methods import AbstractFirstOrder, AbstractMethod
 from foretune.optimizer import Optimizer
 from foretune.parameters import collect_trainables
-from foretune.pieces import LARGE_NUMEL
 from foretune.runs.live_memory import LiveMemory
 
-_SMALL, _LARGE = LARGE_NUMEL, 2 * LARGE_NUMEL
-"""About as many numbers the matrices have; from the first on they are worked on in pieces."""
+_SMALL, _LARGE = 1 << 20, 1 << 21
+"""About as many numbers the matrices have: enough to be worked on in pieces."""
 _STEP = 16
 """Sides are multiples of it, as those of models are: some kernels copy what is not aligned."""
 _FIRST_ORDER_SHAPE = (192, 128)

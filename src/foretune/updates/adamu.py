@@ -6,8 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from foretune.errors import IncompatibleError, UsageError
-from foretune.types import AbstractUpdate, Change, Combination, Parts, Trainable, UpdateContext
+from foretune.pieces import piece_bounds
+from foretune.types import AbstractUpdate, Change, Combination, Draw, Parts, Trainable, UpdateContext
 from foretune.updates.decay import check_weight_decay, decay_factor
 
 NEEDED_PARTS = ("fresh", "history")
@@ -23,7 +27,7 @@ class AdaMU(AbstractUpdate):
     ``sqrt(beta1^2/beta2 + (1 - beta1)^2/(1 - beta2))``, 9.0 at the published targets. While the direction is plain
     noise the step is ``lr * g * sign(z)``. A tensor whose direction has no such parts takes plain descent.
 
-    No state: the direction keeps m. Three temporaries of one tensor's coordinates.
+    No state: the direction keeps m. Temporaries: one of a tensor's coordinates, and three of a piece of it.
 
     Args:
         sigma: Keeps the root from 0.
@@ -60,11 +64,19 @@ class AdaMU(AbstractUpdate):
         is_plain = not draw.parts or (self.vectors_only and context.member.trainable.matrix_shape is not None)
         if is_plain or context.estimate.is_zero:
             return Change(scale, context.estimate.scaled(-context.lr))
+        trainable = context.member.trainable
+        step = trainable.parameter.new_empty(context.coordinate_shape, dtype=trainable.compute_dtype)
+        for start, stop in piece_bounds(step.numel()):
+            self._write_part(step, start, stop, draw, context)
+        return Change(scale, Combination(dense=(-context.lr, step)))
+
+    def _write_part(self, step: Tensor, start: int, stop: int, draw: Draw, context: UpdateContext) -> None:
+        """Write elements `start` to `stop` - 1 of the step; what it makes for that is gone when it returns."""
         shape, weight = context.coordinate_shape, context.member.trainable.parameter
-        fresh, history = (draw.parts[name].materialize(shape, weight) for name in NEEDED_PARTS)
+        vectors = (*(draw.parts[name] for name in NEEDED_PARTS), context.estimate)
+        fresh, history, estimate = (vector.materialize_part(start, stop, shape, weight) for vector in vectors)
         root = fresh.square_().addcmul_(history, history).add_(self.sigma).sqrt_()
-        del history
-        return Change(scale, Combination(dense=(-context.lr, context.gradient().div_(root))))
+        torch.div(estimate, root, out=step.view(-1)[start:stop])
 
     def num_state_elements(self, trainable: Trainable, coordinate_shape: tuple[int, ...]) -> int:
         """None."""

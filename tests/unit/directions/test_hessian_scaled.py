@@ -114,7 +114,7 @@ def test_limits_hold() -> None:
 
 
 def test_a_large_draw_makes_one_temporary_of_its_size() -> None:
-    shape = (1024, 1024)
+    shape = (4096, 1024)
     (trainable,) = collect_trainables(nn.Linear(shape[1], shape[0], bias=False))
     log_hessian = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     state = TensorState({"log_hessian": log_hessian})

@@ -304,7 +304,9 @@ def tokenizer_of():
 
 
 @pytest.mark.parametrize(
-    ("make", "has_bos"), [(llama3_like, True), (qwen_like, False), (without_eos, False)], ids=lambda value: str(value)
+    ("make", "has_bos"),
+    [(llama3_like, True), (qwen_like, False), (without_eos, False)],
+    ids=["llama3", "qwen", "without_eos"],
 )
 @pytest.mark.parametrize("padding_side", ["left", "right"])
 def test_quirks_of_a_saved_tokenizer_are_found_by_rule(saved, tokenizer_of, make, has_bos, padding_side):
