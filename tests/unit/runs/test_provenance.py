@@ -46,3 +46,12 @@ def test_a_ledger_that_was_appended_to_is_no_other_code(monkeypatch, tmp_path):
     assert not is_dirty()
     files[0].write_text("2\n")
     assert is_dirty()
+
+
+def test_a_processor_is_told_from_others_of_its_name(monkeypatch, tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(
+        "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD  EPYC\n\nprocessor\t: 1\nmodel\t\t: 18\n"
+    )
+    monkeypatch.setattr(provenance, "Path", lambda _: cpuinfo)
+    assert provenance._cpu_model() == "AMD EPYC (family 25, model 17)"
