@@ -1,6 +1,7 @@
 """Writes docs/performance.md and its plots from the ledgers in results and the words in a template: `make docs`.
 
-Of figures that were measured several times, the latest counts. A test compares the page with what this returns.
+Of figures that were measured several times, the latest counts, and of steps those of one machine a workload. A test
+compares the page with what this returns.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Ledgers:
     def read(cls, folder: Path = RESULTS) -> Ledgers:
         """Read the files of a folder; one that is missing is empty."""
         return cls(
-            latest(read_rows(folder / "step.csv", Row), lambda row: row.key),
+            of_one_machine(latest(read_rows(folder / "step.csv", Row), lambda row: row.key)),
             sorted(latest(read_rows(folder / "memory.csv", memory_bench.Row), _memory_key), key=_memory_place),
             latest(read_rows(folder / "noise.csv", noise.Row), lambda row: (row.device, row.dtype, row.case)),
         )
@@ -68,6 +69,12 @@ class Ledgers:
 def latest(rows: Iterable[Measured], key: object) -> list[Measured]:
     """Return the last row of each key, in the order in which the keys were first measured."""
     return list({key(row): row for row in rows}.values())  # type: ignore[operator]
+
+
+def of_one_machine(rows: Sequence[Row]) -> list[Row]:
+    """Return of each workload what was measured on the machine of its latest floor: others had another floor."""
+    machines = {row.place: row.machine for row in rows if row.method == FLOOR}
+    return [row for row in rows if row.machine == machines.get(row.place, row.machine)]
 
 
 def _memory_key(row: memory_bench.Row) -> tuple[object, ...]:

@@ -48,6 +48,14 @@ def test_the_latest_figure_of_a_contestant_counts(ledgers):
     assert report.latest(rows, lambda row: row.key) == [rows[2], rows[1]]
 
 
+def test_a_workload_is_shown_as_one_machine_measured_it(ledgers):
+    import report
+
+    floor, mezo = row_of(ledgers, "floor"), row_of(ledgers, "mezo")
+    elsewhere, other_workload = (replace(mezo, machine="another", **change) for change in ({}, {"batch": 1000}))
+    assert report.of_one_machine([elsewhere, floor, mezo, other_workload]) == [floor, mezo, other_workload]
+
+
 def test_empty_ledgers_make_a_page_too(tmp_path):
     import report
 

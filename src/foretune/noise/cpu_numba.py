@@ -14,7 +14,9 @@ off: a fused multiply-add would change bits.
 from __future__ import annotations
 
 import functools
+import inspect
 import struct
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -27,6 +29,7 @@ from numba.core.ccallback import CFunc
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
+from foretune.noise import cpu_vectors
 from foretune.noise.address import Law, Noise
 from foretune.noise.cpu_threads import KERNEL_SIGNATURE, run_kernel
 from foretune.noise.cpu_vectors import (
@@ -496,30 +499,34 @@ def _kernel(name: str, dtype: torch.dtype) -> CFunc:
     """Compile a kernel for tensors of this dtype, or load it from Numba's cache."""
     storage = _STORAGE[dtype]
     compute = np.float64 if storage is np.float64 else np.float32
-    return cfunc(KERNEL_SIGNATURE, cache=True)(_ENTRIES[name](storage, compute))
+    vectors = zlib.crc32(inspect.getsource(cpu_vectors).encode()) | 1
+    return cfunc(KERNEL_SIGNATURE, cache=True)(_ENTRIES[name](storage, compute, vectors))
 
 
-# Entries close over types alone: Numba's cache knows a closure by its cells, and a kernel among them would
-# never match.
+# Numba's cache knows a kernel by the time of this file and by what the kernel closes over: types, and a number of the
+# other file that it is compiled from. (A function among them would never match.)
 
 
-def _fill_entry(storage: type[np.generic], compute: type[np.generic]) -> Callable[..., None]:
+def _fill_entry(storage: type[np.generic], compute: type[np.generic], vectors: int) -> Callable[..., None]:
     def fill(arguments, start, stop):
-        _fill(arguments, start, stop, storage)
+        if vectors:
+            _fill(arguments, start, stop, storage)
 
     return fill
 
 
-def _add_entry(storage: type[np.generic], compute: type[np.generic]) -> Callable[..., None]:
+def _add_entry(storage: type[np.generic], compute: type[np.generic], vectors: int) -> Callable[..., None]:
     def add(arguments, start, stop):
-        _add(arguments, start, stop, storage, compute)
+        if vectors:
+            _add(arguments, start, stop, storage, compute)
 
     return add
 
 
-def _add_low_rank_entry(storage: type[np.generic], compute: type[np.generic]) -> Callable[..., None]:
+def _add_low_rank_entry(storage: type[np.generic], compute: type[np.generic], vectors: int) -> Callable[..., None]:
     def add_low_rank(arguments, start, stop):
-        _add_low_rank(arguments, start, stop, storage, compute)
+        if vectors:
+            _add_low_rank(arguments, start, stop, storage, compute)
 
     return add_low_rank
 

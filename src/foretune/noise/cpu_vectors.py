@@ -1,10 +1,9 @@
 """Vector code of the noise on CPU tensors, written instruction by instruction for Numba.
 
-Of a loop Numba makes vector code only behind checks that its arrays do not overlap, which for the few hundred elements
-of a tile take as long as the work itself; and no loop of ours lets a processor look up the values of one block while it
-makes the words of another. What is here works on a *block*, 64 elements, at addresses that are given as integers.
-The order and rounding of every operation are those of `reference`; a processor without such vectors gets several
-narrower ones.
+Of a loop Numba makes vector code only behind checks that its arrays do not overlap, which tells at tiles of a few
+hundred elements; and no loop can look up the values of one block while it makes the words of another. What is here
+works on a *block*, 64 elements, at addresses that are given as integers. The order and rounding of every operation are
+those of `reference`; a processor without such vectors gets several narrower ones.
 """
 
 from __future__ import annotations
