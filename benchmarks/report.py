@@ -230,7 +230,7 @@ def memory_tables(rows: Sequence[memory_bench.Row]) -> str:
     found: dict[str, list[memory_bench.Row]] = {}
     for row in rows:
         batch = f"{row.objective} loss, {row.batch_size} x {row.sequence_length} tokens"
-        found.setdefault(f"{row.model}, {batch}, {row.dtype}, {row.machine}", []).append(row)
+        found.setdefault(f"{row.model}, {batch}, {row.dtype}", []).append(row)
     if not found:
         return NOT_MEASURED
     columns = ("method", "tuning", "peak", "inference", "layer", "state", "above", "kept", "predicted", "error, %")
