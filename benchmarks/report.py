@@ -285,7 +285,7 @@ def page(ledgers: Ledgers) -> str:
 
 PLOTS = {
     "step_breakdown": "Parts of a step, in units of as many bare forwards",
-    "growth": "Time of a step against parameters, tokens, rows, directions and rank",
+    "growth": "Time of a step against parameters, tokens and rows",
     "memory_peaks": "Peak memory, in units of inference",
 }
 

@@ -183,7 +183,7 @@ class Combination:
         return vector
 
     def materialize_part(self, start: int, stop: int, shape: Sequence[int], weight: Tensor) -> Tensor:
-        """Return elements `start` to `stop` - 1 of `materialize` in row-major order, 1-D.
+        """Return elements `start` to `stop` - 1 of `materialize` in row-major order, shape (stop - start,), its dtype.
 
         Noise and stored tensors are read there alone; low-rank terms and masks make the whole vector first.
         """

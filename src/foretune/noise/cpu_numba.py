@@ -1,9 +1,9 @@
 """The noise on CPU tensors, compiled by Numba; the same bits as `reference`.
 
 A call is cut into pieces that a few threads take in turn (`cpu_threads`), and a piece into tiles that stay
-in the first-level cache: load the tile as float32 (float64), add every term, round, store. Working on a
-copy of the tile is what lets the compiler vectorise a call whose `out` is its `base`. The tile after the next is
-fetched meanwhile: the processor's own prefetching does not see through so much work between two loads.
+in the first-level cache: load the tile as float32 (float64), add every term, round, store; what needs no more than the
+terms is added to the tensors themselves. What takes the time is vector code of our own (`cpu_vectors`). The tile after
+the next is fetched meanwhile: the processor's own prefetching does not see through so much work between two loads.
 
 Which thread computes an element has no influence on its value.
 
@@ -180,8 +180,7 @@ class _Memory(NamedTuple):
     Attributes:
         words: `_WORD_BYTES` for what Philox returns.
         z: `_VALUE_BYTES` for the values of the noise.
-        table: Bits of the quantiles. An address, not a constant: then the compiler does not turn the look-up into the
-            vector unit's gather, which takes half as long again as scalar loads.
+        table: Bits of the quantiles.
     """
 
     words: int
@@ -266,6 +265,7 @@ def _values(memory, element, n, address, ahead, itemsize):
 
 @_jit
 def _rademacher(memory, element, n, address):
+    """Do what `_values` does, for the law of that name."""
     skip = element & 127
     count = (skip + n + 127) >> 7
     _philox_words(memory, element >> 7, count, address)
