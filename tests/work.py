@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from foretune import Optimizer
 from foretune.directions import Gaussian, HessianScaled, LowRankProduct, MomentumGuided, Rademacher
+from foretune.engine.layerwise import Layerwise
 from foretune.estimators import ForwardMode
 from foretune.noise import LaneMask, Purpose, RowMask, cpu_numba, reference
 from foretune.noise.address import Noise
@@ -172,6 +173,9 @@ class _Watched:
     def mirrors(self, other: Any) -> bool:
         return self._displacement.mirrors(getattr(other, "_displacement", other))
 
+    def prepare(self, trainables: Sequence[Trainable]) -> None:
+        self._displacement.prepare(trainables)
+
     def factors(self, trainable: Trainable) -> Any:
         return self._displacement.factors(trainable)
 
@@ -204,26 +208,42 @@ def _storage(tensor: Tensor) -> int:
 
 @dataclass(frozen=True)
 class Read:
-    """A tensor that an evaluation of the loss reads, which rows of it (None for all), and whether in a linear layer."""
+    """A tensor that an evaluation of the loss reads.
+
+    Attributes:
+        trainable: It.
+        rows: Those that are read; None for all.
+        is_linear: Whether a linear layer does.
+        is_outweighed: Whether that layer's inputs and outputs have more numbers than its weight.
+    """
 
     trainable: Trainable
     rows: Tensor | None = None
     is_linear: bool = False
+    is_outweighed: bool = False
 
 
 @torch.no_grad()
 def reads_of(optimizer: Optimizer, closure: LossClosure) -> list[Read]:
-    """What the modules that own trainable tensors read in one evaluation; once each where it is perturbed at once."""
+    """What the modules that own trainable tensors read in one evaluation; once each where it is perturbed at once.
+
+    Tensors that the engine holds are perturbed at once, whatever is read of them.
+    """
     if optimizer.engine_name == "in_place":
         return [Read(trainable) for trainable in optimizer.trainables]
-    by_parameter = {trainable.parameter: trainable for trainable in optimizer.trainables}
-    reads: list[Read] = []
+    assert isinstance(optimizer.engine, Layerwise)
+    held = optimizer.engine.held
+    by_parameter = {trainable.parameter: trainable for trainable in optimizer.trainables if trainable not in held}
+    reads = [Read(trainable) for trainable in held]
 
     def note(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         # what a subclass looks up need not be its argument: OPT's position embedding shifts it, and is read as a whole
         rows = args[0].unique() if type(module) is nn.Embedding else None
         own = [by_parameter[p] for p in module.parameters(recurse=False) if p in by_parameter]
-        reads.extend(Read(trainable, rows, type(module) is nn.Linear) for trainable in own)
+        for trainable in own:
+            is_linear = type(module) is nn.Linear and trainable.parameter is module.weight
+            numbers = sum(trainable.shape) * (args[0].numel() // args[0].shape[-1]) if is_linear else 0
+            reads.append(Read(trainable, rows, is_linear, is_outweighed=numbers > math.prod(trainable.shape)))
 
     handles = [module.register_forward_pre_hook(note) for module in optimizer.model.modules()]
     closure()
@@ -242,9 +262,9 @@ def expected_work(optimizer: Optimizer, reads: Sequence[Read]) -> Work:
         update         tensors that move x (q directions + basis + mask + what rule and direction draw beside)
         refresh        tensors that move x new basis, where an epoch begins
 
-    Every write in half precision takes one lane an entry for its rounding beside. By the paired engine, in a closure
-    that runs the model as a whole, both signs of a direction are written at once, and linear layers whose weights move
-    along thin factors write nothing.
+    Every write in half precision takes one lane an entry for its rounding beside. Linear layers whose weights move
+    along thin factors write nothing while their inputs and outputs are smaller than the weight. By the paired engine,
+    in a closure that runs the model as a whole, they never do, and both signs of a direction are written at once.
     """
     parts, step = optimizer.parts, optimizer.num_steps - 1
     estimator, update, direction, space = parts.estimator, parts.update, parts.direction, parts.space
@@ -265,7 +285,7 @@ def expected_work(optimizer: Optimizer, reads: Sequence[Read]) -> Work:
             work.add("perturbation", DRAWS[type(direction)](write), writes + trials * estimator.num_directions)
             work.add("perturbation", write.beside_directions(Purpose.PERTURBATION_ROUNDING), writes)
             work.add("perturbation", write.beside_directions(Purpose.UPDATE_ROUNDING), trials)
-            is_factored = is_paired and read.is_linear and write.is_thin
+            is_factored = read.is_linear and write.is_thin and (is_paired or not read.is_outweighed)
             work.scratch_bytes += ((0 if is_factored else shifts) + trials) * write.num_bytes
         for member in block.members:
             trainable, state = member.trainable, optimizer.tensor_states[member.trainable]

@@ -100,6 +100,7 @@ class _Displacement(Perturbation, abc.ABC):
         self._directions = directions
         self._members: dict[Trainable, Member] = {member.trainable: member for member in block.members}
         self._rounding_key = rounding_key
+        self._prepared: dict[Trainable, tuple[Tensor, Tensor]] = {}
 
     @abc.abstractmethod
     def _vector(self, member: Member) -> Combination:
@@ -108,19 +109,47 @@ class _Displacement(Perturbation, abc.ABC):
     def moves(self, trainable: Trainable) -> bool:
         return trainable in self._members
 
-    def write(self, trainable: Trainable, *, out: Tensor, base: Tensor, rows: Tensor | None = None) -> None:
-        self._add(trainable, self._directions.mask(self._members[trainable]), out=out, base=base, rows=rows)
+    def prepare(self, trainables: Sequence[Trainable]) -> None:
+        """Make the factors of matrices."""
+        for trainable in trainables:
+            factors = self._make_factors(trainable)
+            if factors is not None:
+                self._prepared[trainable] = factors
+
+    def write(
+        self,
+        trainable: Trainable,
+        *,
+        out: Tensor,
+        base: Tensor,
+        rows: Tensor | None = None,
+        mirrored: Tensor | None = None,
+    ) -> None:
+        """Write ``base + shift``, and ``base - shift`` into `mirrored` where that is given."""
+        factors = self._prepared.pop(trainable, None)
+        if factors is None:
+            mask = self._directions.mask(self._members[trainable])
+            self._add(trainable, mask, out=out, base=base, rows=rows, mirrored=mirrored)
+            return
+        left, right = factors
+        rounding = self._rounding(trainable)
+        noise.add_low_rank(out, base, left, right, rounding=rounding, rows=rows)
+        if mirrored is not None:
+            noise.add_low_rank(mirrored, base, -left, right, rounding=rounding, rows=rows)
 
     def write_both(
         self, trainable: Trainable, *, out: Tensor, mirrored: Tensor, base: Tensor, rows: Tensor | None = None
     ) -> None:
-        mask = self._directions.mask(self._members[trainable])
-        self._add(trainable, mask, out=out, base=base, rows=rows, mirrored=mirrored)
+        self.write(trainable, out=out, base=base, rows=rows, mirrored=mirrored)
 
     def factors(self, trainable: Trainable) -> tuple[Tensor, Tensor] | None:
+        prepared = self._prepared.pop(trainable, None)
+        return self._make_factors(trainable) if prepared is None else prepared
+
+    def _make_factors(self, trainable: Trainable) -> tuple[Tensor, Tensor] | None:
         directions, member = self._directions, self._members[trainable]
         space, direction = directions.parts.space, directions.parts.direction
-        if directions.mask(member) is not None or not (space.lifts(trainable) or direction.draws_products):
+        if not (space.lifts(trainable) or direction.draws_products) or directions.mask(member) is not None:
             return None  # before anything is drawn
         vector = self._vector(member)
         return space.matrix_factors(trainable, vector, seed=directions.seed, epoch=directions.epoch)
@@ -156,10 +185,13 @@ class _Displacement(Perturbation, abc.ABC):
             scale=scale,
             seed=directions.seed,
             epoch=directions.epoch,
-            rounding=Noise(self._rounding_key, trainable.stream, self.rounding_purpose),
+            rounding=self._rounding(trainable),
             rows=rows,
             mirrored=mirrored,
         )
+
+    def _rounding(self, trainable: Trainable) -> Noise:
+        return Noise(self._rounding_key, trainable.stream, self.rounding_purpose)
 
 
 class _Shift(_Displacement):
@@ -200,3 +232,6 @@ class _Descent(_Displacement):
     def _vector(self, member: Member) -> Combination:
         _, estimate = self._directions.estimate(member, self._queries)
         return estimate.scaled(-self._length * member.lr)
+
+    def factors(self, trainable: Trainable) -> None:
+        """Return None: what an update rounds shows in a copy alone."""

@@ -24,7 +24,7 @@ Measured = TypeVar("Measured")
 class Perturbation(Protocol):
     """Writes perturbed values of the tensors that move.
 
-    What is not abstract helps an engine that evaluates several at once, and may be left as it is.
+    What is not abstract saves an engine work, and may be left as it is.
     """
 
     def moves(self, trainable: Trainable) -> bool:
@@ -34,6 +34,10 @@ class Perturbation(Protocol):
     def write(self, trainable: Trainable, *, out: Tensor, base: Tensor, rows: Tensor | None = None) -> None:
         """Write ``base + shift`` into `out` (only `rows` of it where given); both have the tensor's shape."""
         ...
+
+    def prepare(self, trainables: Sequence[Trainable]) -> None:
+        """Make what `write` or `factors` of these will need, of small size; they will be asked for soon, or never."""
+        return
 
     def mirrors(self, other: Perturbation) -> bool:
         """Whether all shifts are those of `other` with the sign changed."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from foretune.engine.base import EngineName, Perturbation
+from foretune.engine.factored import Factors, can_factor, factored_linear, is_plain_linear
 from foretune.engine.layerwise import Frame, Layerwise, Substitution
 from foretune.engine.ownership import reads_rows, rows_read
+from foretune.engine.redirection import redirected
 from foretune.engine.rows import NotOneBatch, count_positions, count_rows, cut, cut_arguments, join
 from foretune.engine.sharing import SharedCall, Together
 from foretune.types import LossClosure, Trainable
@@ -33,6 +35,7 @@ class _Still(Perturbation):
 
 
 _STILL = _Still()
+_CLOSING = Substitution(_STILL)
 
 
 class _Place(NamedTuple):
@@ -52,21 +55,6 @@ class _Place(NamedTuple):
     by_rows: bool
     is_linear: bool
     is_root: bool
-
-
-class _Forward:
-    """Takes the place of a module's forward for the length of a session."""
-
-    def __init__(self, place: _Place, run: Callable[..., Any]) -> None:
-        self.__wrapped__ = place.forward  # where a forward is asked for its signature
-        self._place = place
-        self._run = run
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._run(self._place, args, kwargs)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Any]:
-        return copy.deepcopy(self.__wrapped__, memo)  # a copy of the model is not part of the session
 
 
 class Paired(Layerwise):
@@ -105,6 +93,10 @@ class Paired(Layerwise):
         self._together: Together | None = None
         self._group: Sequence[Perturbation] | None = None  # in a shared forward: whose rows the batch holds
         self._num_rows = 0
+        self._drawn: list[Perturbation] = []  # of these, the ones that are no mirror of the one before
+
+    def _choose_held(self) -> tuple[Trainable, ...]:
+        return ()  # one value at a time is not what a shared forward needs
 
     # ---------------------------------------------------------------- evaluations
 
@@ -126,6 +118,7 @@ class Paired(Layerwise):
                 found.append(self.loss(closure, perturbations[len(found)]))
         finally:
             self._together = None
+            self._group = None  # normally it is, but Ctrl-C may come before `_make` puts it back
         return found
 
     # ---------------------------------------------------------------- calls
@@ -134,28 +127,24 @@ class Paired(Layerwise):
     def attached(self) -> Iterator[None]:
         """Lead the forwards of owners and roots through the engine; outside of a session they are as they were."""
         members = dict(self.owners)
-        own = {module: vars(module).get("forward") for module in (*members, *self.roots)}
+        modules = list(dict.fromkeys((*members, *self.roots)))
+        linears = set(filter(is_plain_linear, modules))
         with super().attached():
-            try:
-                for module in own:
-                    place = _Place(
-                        module=module,
-                        forward=module.forward,
-                        members=members.get(module, ()),
-                        by_rows=reads_rows(module),
-                        is_linear=getattr(module.forward, "__func__", None) is nn.Linear.forward,
-                        is_root=module in self.roots,
-                    )
-                    vars(module)["forward"] = _Forward(place, self._run)
+            places = {
+                module: _Place(
+                    module=module,
+                    forward=module.forward,
+                    members=members.get(module, ()),
+                    by_rows=reads_rows(module),
+                    is_linear=module in linears,
+                    is_root=module in self.roots,
+                )
+                for module in modules
+            }
+            with redirected({module: partial(self._run, place) for module, place in places.items()}):
                 yield
-            finally:
-                for module, forward in own.items():
-                    if forward is not None:
-                        vars(module)["forward"] = forward
-                    else:
-                        vars(module).pop("forward", None)
 
-    def _run(self, place: _Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _run(self, place: _Place, *args: Any, **kwargs: Any) -> Any:
         """Make a call of an owner or root."""
         if self._group is not None:
             return self._run_for_all(place, args, kwargs)
@@ -199,9 +188,12 @@ class Paired(Layerwise):
             NotOneBatch: a result is not made of rows; while roots are looked for, also where the module fails.
         """
         args, kwargs = tree_unflatten(call.copies, call.spec)
-        way, self._way = self._way, None
-        self._group, self._num_rows = group, call.num_rows
+        way = self._way
+        self._drawn = [p for index, p in enumerate(group) if not (index and p.mirrors(group[index - 1]))]
+        self._prepared.clear()
         try:
+            self._way = None
+            self._group, self._num_rows = group, call.num_rows
             call.shares = cut(place.forward(*args, **kwargs), len(group), call.num_rows)
             self._note(place.module, None)
         except NotOneBatch as error:
@@ -227,6 +219,8 @@ class Paired(Layerwise):
         moving = [trainable for trainable in place.members if any(p.moves(trainable) for p in group)]
         if not moving:
             return place.forward(*args, **kwargs)
+        for trainable in moving:
+            self._prepare_from(trainable, self._drawn)
         if place.is_linear and isinstance(place.module, nn.Linear) and len(args) == 1 and not kwargs:
             output = self._run_factored(place.module, moving, args[0], group)
             if output is not None:
@@ -240,9 +234,7 @@ class Paired(Layerwise):
         weight, bias = linear.weight, linear.bias
         by_parameter = {id(trainable.parameter): trainable for trainable in moving}
         has_rows = x.dim() > 1 and x.shape[0] % (len(group) * self._num_rows) == 0
-        if id(weight) not in by_parameter or not has_rows or x.dtype != weight.dtype:
-            return None
-        if torch.is_autocast_enabled(x.device.type):
+        if id(weight) not in by_parameter or not has_rows or not can_factor(x, weight):
             return None
         factors = _factors(by_parameter[id(weight)], group)
         if factors is None:
@@ -250,15 +242,7 @@ class Paired(Layerwise):
         biases: Sequence[Tensor | None] = [bias] * len(group)
         if bias is not None and id(bias) in by_parameter:
             biases = _versions(by_parameter[id(bias)], group, bias.new_empty(len(group), len(bias)))
-        rows = x.reshape(-1, x.shape[-1])
-        # the shift first, and then the product onto it: so they are rounded once, as a sum
-        y = x.new_empty(len(rows), len(weight))
-        for y_i, x_i, b_i, pair in zip(y.chunk(len(group)), rows.chunk(len(group)), biases, factors, strict=True):
-            y_i.zero_() if b_i is None else y_i.copy_(b_i)
-            if pair is not None:
-                left, right = (factor.to(x.dtype) for factor in pair)
-                y_i.addmm_(x_i @ right, left.mT)
-        return y.addmm_(rows, weight.mT).view(*x.shape[:-1], -1)
+        return factored_linear(x, weight, biases, factors)
 
     def _run_apart(
         self,
@@ -271,7 +255,7 @@ class Paired(Layerwise):
         """Run a module for each evaluation on its rows, with its perturbed tensors in place."""
         leaves, spec = tree_flatten((args, kwargs))
         shares, of_rows = cut_arguments(leaves, len(group), self._num_rows)
-        frame, outputs = Frame(place.module, []), []
+        frame, outputs = Frame(place.module), []
         self._group = None
         self._frames.append(frame)
         try:
@@ -284,7 +268,7 @@ class Paired(Layerwise):
                 own_args, own_kwargs = tree_unflatten(share, spec)
                 outputs.append(place.forward(*own_args, **own_kwargs))
         finally:
-            self._way = Substitution(_STILL)
+            self._way = _CLOSING
             if self._frames[-1] is frame:
                 self._close_frame()
             self._way, self._group = None, group
@@ -328,9 +312,9 @@ def _versions(
     return values
 
 
-def _factors(trainable: Trainable, group: Sequence[Perturbation]) -> list[tuple[Tensor, Tensor] | None] | None:
+def _factors(trainable: Trainable, group: Sequence[Perturbation]) -> list[Factors | None] | None:
     """Return the factors of a matrix's shift in each evaluation, None where it does not move; None if one has none."""
-    found: list[tuple[Tensor, Tensor] | None] = []
+    found: list[Factors | None] = []
     for index, perturbation in enumerate(group):
         before = found[-1] if index and perturbation.mirrors(group[index - 1]) else None
         if before is not None:

@@ -37,8 +37,9 @@ class Estimate:
         trainable: Of these, what is tuned.
         inference: Live tensors of one loss without gradient at most.
         state: What the method keeps between steps, and bases of its space.
-        layer: Of what is tuned without a gradient, what is read at a time: the largest layer.
-        scratch: What the engine keeps: perturbed copies of the largest layer, or a clean copy of what is tuned.
+        layer: Of what is tuned without a gradient, what is copied at a time: the largest layer, and small tensors that
+            are held throughout (at most a 256th of the parameters).
+        scratch: What the engine keeps: these copies, or a clean copy of what is tuned.
         activations: Live tensors of one loss at most; where it is differentiated, those kept for the backward pass and
             gradients as they come, or tangents.
         gradients: Of what is trained by backpropagation; part of `activations` where these are at their highest.

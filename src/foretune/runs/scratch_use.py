@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from foretune.engine.held import choose_held
 from foretune.engine.ownership import find_owners, reads_rows
 from foretune.engine.scratch import aligned
 from foretune.types import Trainable
@@ -72,12 +73,16 @@ def opened_by_layer(
 ) -> Iterator[None]:
     """A block in which tensors are opened and closed when `Layerwise` would, as the modules that own them run.
 
+    Of linear layers that run by factors it would open no weight; they are taken as any other.
+
     Args:
         model: The model.
         trainables: What may be opened.
-        on_open: Called with a module that is about to run, its arguments, and those of its tensors that are not open.
+        on_open: Called with a module that is about to run, its arguments, and those of its tensors that are not open;
+            before, with the model itself and those that are held throughout.
         on_close: Called with the same tensors when it has run, also if it raised.
     """
+    held = choose_held(model, trainables)
     frames: list[list[Trainable]] = []
 
     def enter(module: nn.Module, args: tuple[Any, ...], *, members: Sequence[Trainable]) -> None:
@@ -89,14 +94,16 @@ def opened_by_layer(
         on_close(frames.pop())
 
     handles = []
+    on_open(model, (), held)
     try:
-        for module, members in find_owners(model, trainables):
+        for module, members in find_owners(model, [t for t in trainables if t not in set(held)]):
             handles.append(module.register_forward_pre_hook(partial(enter, members=members)))
             handles.append(module.register_forward_hook(leave, always_call=True))
         yield
     finally:
         for handle in handles:
             handle.remove()
+        on_close(held)
 
 
 def _size(trainable: Trainable) -> int:
