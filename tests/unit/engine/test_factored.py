@@ -197,7 +197,7 @@ def test_several_are_prepared_together_and_each_once() -> None:
     names = [name for kind, name in thin.asked if kind == "prepare"]
     assert sorted(names) == sorted(t.name for t in engine.trainables if t not in engine.held)
     first = thin.asked[: thin.asked.index(("write", "head.weight"))]
-    assert [kind for kind, _ in first] == ["prepare"] * NUM_AHEAD
+    assert [kind for kind, _ in first if kind != "write"] == ["prepare"] * NUM_AHEAD  # what is held is written before
 
 
 def test_a_layer_that_is_told_its_input_by_name_reads_a_copy() -> None:
