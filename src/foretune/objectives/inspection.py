@@ -10,17 +10,26 @@ import torch
 from torch import Tensor, nn
 
 
-def plain_language_model(model: nn.Module) -> Any | None:
-    """Return the model of transformers inside adapters of peft, None where shortcuts around its forward are wrong.
-
-    They are wrong under prompt learning, whose virtual tokens they would leave out, and for compiled models.
-    """
+def language_model(model: nn.Module) -> Any | None:
+    """Return the model of transformers inside adapters of peft, None for a compiled one and for any other."""
     inner: Any = model
     if hasattr(inner, "get_base_model"):
-        if inner.active_peft_config.is_prompt_learning:
-            return None
         inner = inner.get_base_model()
     return None if hasattr(inner, "_orig_mod") or not hasattr(inner, "get_output_embeddings") else inner
+
+
+def has_virtual_tokens(model: nn.Module) -> bool:
+    """Whether a model is wrapped by peft for prompt learning."""
+    outer: Any = model
+    return hasattr(outer, "get_base_model") and bool(outer.active_peft_config.is_prompt_learning)
+
+
+def plain_language_model(model: nn.Module) -> Any | None:
+    """Return the `language_model`, None where shortcuts around its forward are wrong.
+
+    They are wrong under prompt learning, whose virtual tokens they would leave out.
+    """
+    return None if has_virtual_tokens(model) else language_model(model)
 
 
 @contextmanager

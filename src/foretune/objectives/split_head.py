@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from foretune.errors import UsageError
 from foretune.objectives.batches import CandidateBatch, ReadBatch, SequenceBatch
 from foretune.objectives.forward import last_logits, model_inputs
-from foretune.objectives.inspection import agree, plain_language_model, probing
+from foretune.objectives.inspection import agree, has_virtual_tokens, language_model, probing
 
 CHUNK_TOKENS = 1024
 """Most positions whose logits, float32 and over the whole vocabulary, are held at a time."""
@@ -24,66 +26,85 @@ class SplitHead:
 
     Attributes:
         model: The model that was looked at.
-        body: From token ids to hidden states.
+        body: From token ids to hidden states; None where virtual tokens go in front, which the model itself adds.
         head: From hidden states to logits.
     """
 
     model: nn.Module
-    body: nn.Module
+    body: nn.Module | None
     head: nn.Module
 
-    def hidden(self, batch: SequenceBatch) -> Tensor:
-        """Return the hidden states, shape (S, T, hidden size)."""
-        return self.body(**model_inputs(self.body, batch)).last_hidden_state
+    def hidden(self, batch: SequenceBatch, num_positions: int) -> Tensor:
+        """Return the hidden states of the last positions, shape (S, num_positions, hidden size)."""
+        if self.body is None:
+            with _forward_replaced(self.head, lambda states: states):
+                return last_logits(self.model, batch, num_positions)
+        return self.body(**model_inputs(self.body, batch)).last_hidden_state[:, -num_positions:]
 
     def logprobs(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
         """Return log p of `token_ids` (N, W) by hidden states (N, hidden size), float32, shape (N, W).
 
         The head is called once, whatever the number of chunks: an engine that perturbs it does so once.
         """
-        head, forward = self.head, self.head.forward
-        is_own = "forward" in vars(head)
+        forward = self.head.forward
 
         def by_chunks(states: Tensor) -> Tensor:
             parts = zip(states.split(CHUNK_TOKENS), token_ids.split(CHUNK_TOKENS), strict=True)
             return torch.cat([_logprobs(forward(part), ids) for part, ids in parts])
 
-        head.forward = by_chunks
-        try:
-            return head(hidden)
-        finally:
-            if is_own:
-                head.forward = forward
-            else:
-                del head.forward
+        with _forward_replaced(self.head, by_chunks):
+            return self.head(hidden)
+
+
+@contextmanager
+def _forward_replaced(module: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """A block in which a module calls another function in place of its forward."""
+    own = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if own is not None:
+            module.forward = own
+        else:
+            del module.forward
 
 
 def supposed_split_head(model: nn.Module) -> SplitHead | None:
     """Return the parts that a causal language model names as such, unproven; None if it has none."""
-    inner = plain_language_model(model)
+    inner = language_model(model)
     if inner is None:
         return None
     body, head = inner.base_model, inner.get_output_embeddings()
-    return SplitHead(model, body, head) if isinstance(head, nn.Module) and body is not inner else None
+    if not isinstance(head, nn.Module) or body is inner:
+        return None
+    return SplitHead(model, None if has_virtual_tokens(model) else body, head)
 
 
 def find_split_head(model: nn.Module) -> SplitHead | None:
     """Return the parts of a causal language model, None if its logits are anything else than head(body(tokens)).
 
-    Both ways are compared on a few tokens, which rules out scaled or capped logits. Prompt learning of peft and
-    compiled models are not split.
+    Both ways are compared on a few tokens, which rules out capped logits. Compiled models are not split.
     """
-    inner, found = plain_language_model(model), supposed_split_head(model)
-    if inner is None or found is None:
+    found = supposed_split_head(model)
+    if found is None:
         return None
-    with probing(inner):
-        ids = torch.arange(_PROBE_TOKENS, device=inner.device).view(1, -1)
-        whole = inner(input_ids=ids, use_cache=False).logits.float()
+    with probing(model):
         try:
-            ours = found.head(found.hidden({"input_ids": ids})).float()
+            whole, ours = (logits().float() for logits in two_ways(found))
         except (AttributeError, RuntimeError, TypeError):  # a body of another kind
             return None
-    return found if agree(ours, whole, inner.dtype) else None
+    return found if agree(ours, whole, next(found.head.parameters()).dtype) else None
+
+
+def two_ways(parts: SplitHead) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+    """Return two ways to the logits of a few tokens: by the model itself, and by its parts."""
+    device = next(parts.head.parameters()).device
+    batch: SequenceBatch = {"input_ids": torch.arange(_PROBE_TOKENS, device=device).view(1, -1)}
+    return (
+        lambda: last_logits(parts.model, batch, _PROBE_TOKENS),
+        lambda: parts.head(parts.hidden(batch, _PROBE_TOKENS)),
+    )
 
 
 def read_logprobs(model: nn.Module, batch: ReadBatch | CandidateBatch, split_head: SplitHead | None) -> Tensor:
@@ -106,7 +127,7 @@ def read_logprobs(model: nn.Module, batch: ReadBatch | CandidateBatch, split_hea
     if split_head is not None:
         if split_head.model is not model:
             raise UsageError("The objective holds the parts of another model; make it with for_model(model).")
-        return split_head.logprobs(split_head.hidden(batch)[:, -num_positions:][read_mask], read_ids)
+        return split_head.logprobs(split_head.hidden(batch, num_positions)[read_mask], read_ids)
     logits = last_logits(model, batch, num_positions)[read_mask]
     parts = zip(logits.split(CHUNK_TOKENS), read_ids.split(CHUNK_TOKENS), strict=True)
     return torch.cat([_logprobs(part, ids) for part, ids in parts])

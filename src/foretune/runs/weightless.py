@@ -19,7 +19,7 @@ from foretune.adapters import AbstractTuning
 from foretune.engine.forward_mode import attach_tangent, drop_tangent, forward_mode
 from foretune.objectives.inspection import plain_language_model, probing
 from foretune.objectives.masked_head import MaskedHead, find_masked_head
-from foretune.objectives.split_head import SplitHead, supposed_split_head
+from foretune.objectives.split_head import SplitHead, supposed_split_head, two_ways
 from foretune.objectives.tied_head import TiedHead
 from foretune.parameters import collect_trainables
 from foretune.runs.config import ProbedObjective
@@ -180,20 +180,18 @@ def _plain_masks() -> Iterator[None]:
 
 def _split_head(model: nn.Module) -> SplitHead | None:
     """Say what `find_split_head` would: the same operators make the same values."""
-    inner, found = plain_language_model(model), supposed_split_head(model)
-    if inner is None or found is None:
+    found = supposed_split_head(model)
+    if found is None:
         return None
-    ids = torch.arange(4).view(1, -1)
-    with probing(inner):
-        whole = _operators(lambda: inner(input_ids=ids, use_cache=False))
-        parts = _operators(lambda: found.head(found.hidden({"input_ids": ids})))
+    with probing(model):
+        whole, parts = map(_operators, two_ways(found))
     return found if whole == parts else None
 
 
 def _tied_head(model: nn.Module, split_head: SplitHead | None) -> TiedHead | None:
     """Say what `find_tied_head` would: the head is a plain product with the table of embeddings."""
     inner = plain_language_model(model)
-    if inner is None or split_head is None:
+    if inner is None or split_head is None or split_head.body is None:
         return None
     head, embedding = split_head.head, inner.get_input_embeddings()
     plain = type(head) is nn.Linear and head.bias is None and type(embedding) is nn.Embedding

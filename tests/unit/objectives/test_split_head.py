@@ -31,12 +31,15 @@ SPLIT = {
     "bloom": model_zoo.bloom,
     "mixtral": model_zoo.mixtral,
     "opt_lora": lambda: model_zoo.with_adapter(model_zoo.opt, "lora"),
+    "opt_prefix": lambda: model_zoo.with_adapter(model_zoo.opt, "prefix"),
+    "llama_prefix": lambda: model_zoo.with_adapter(model_zoo.llama, "prefix"),
+    "opt_prompt": lambda: model_zoo.with_adapter(model_zoo.opt, "prompt"),
+    "llama_prompt": lambda: model_zoo.with_adapter(model_zoo.llama, "prompt"),
 }
 WHOLE = {
     "gemma2": model_zoo.gemma2,  # caps its logits
     "compiled": lambda: torch.compile(model_zoo.opt()),
-    "prefix": lambda: model_zoo.with_adapter(model_zoo.opt, "prefix"),
-    "prompt": lambda: model_zoo.with_adapter(model_zoo.llama, "prompt"),
+    "gemma2_prompt": lambda: model_zoo.with_adapter(model_zoo.gemma2, "prompt"),
     "no language model": lambda: nn.Linear(2, 2),
 }
 
@@ -110,8 +113,11 @@ class LargestOf(TorchDispatchMode):
         return out
 
 
-def test_no_more_logits_than_a_chunks_are_held(batch, monkeypatch):
-    model = model_zoo.llama().eval()  # its head is not the transposed table, which would be counted
+@pytest.mark.parametrize("adapter", [None, "prefix", "prompt"])
+def test_no_more_logits_than_a_chunks_are_held(adapter, batch, monkeypatch):
+    # its head is not the transposed table, which would be counted
+    model = model_zoo.llama() if adapter is None else model_zoo.with_adapter(model_zoo.llama, adapter)
+    model.eval()
     found = find_split_head(model)
     monkeypatch.setattr(split_head, "CHUNK_TOKENS", 4)
     with torch.no_grad(), LargestOf(model_zoo.VOCABULARY) as largest:
