@@ -27,6 +27,12 @@ NUM_STEPS = 3
 """Among which a basis is refreshed."""
 
 
+@pytest.fixture(autouse=True)
+def factors_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers of toys are small."""
+    monkeypatch.setattr("foretune.engine.factored.LEAST_NUMEL", 0)
+
+
 def measured_and_expected(optimizer: Optimizer, closure: Callable) -> Iterator[tuple[Work, Work]]:
     """The work of a few steps, once everything is in its stride."""
     run(optimizer, closure, NUM_STEPS_BEFORE)

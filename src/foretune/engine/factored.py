@@ -11,6 +11,9 @@ from torch import Tensor, nn
 Factors = tuple[Tensor, Tensor]
 """U (m, r) and V (n, r): the shift of an m x n weight is ``U V^T``."""
 
+LEAST_NUMEL = 1 << 16
+"""See `is_worth_factors`."""
+
 
 def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a module is ``x W^T + b`` and nothing else."""
@@ -22,13 +25,18 @@ def can_factor(x: object, weight: Tensor) -> TypeGuard[Tensor]:
     return isinstance(x, Tensor) and x.dtype == weight.dtype and not torch.is_autocast_enabled(x.device.type)
 
 
-def reads_less_than_it_weighs(x: object, weight: Tensor) -> bool:
-    """Whether the inputs and outputs of a layer have fewer numbers than its weight.
+def is_worth_factors(weight: Tensor) -> bool:
+    """Whether the weight is so large that a copy takes longer to make than a few products to start."""
+    return weight.numel() >= LEAST_NUMEL
 
-    These are read and written once more where the layer runs by factors, and the weight where a copy is made.
+
+def pays(x: Tensor, weight: Tensor) -> bool:
+    """Whether to run by factors is less work than to make a copy of the weight.
+
+    Inputs and outputs are read and written once more by the first, and the weight by the second.
     """
     m, n = weight.shape
-    return isinstance(x, Tensor) and x.numel() * (m + n) <= m * n * n
+    return x.numel() * (m + n) <= m * n * n
 
 
 def factored_linear(

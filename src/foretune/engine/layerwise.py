@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from foretune.engine.base import AbstractEngine, EngineName, Measured, Perturbation, Tangent
-from foretune.engine.factored import Factors, can_factor, factored_linear, is_plain_linear, reads_less_than_it_weighs
+from foretune.engine.factored import Factors, can_factor, factored_linear, is_plain_linear, is_worth_factors, pays
 from foretune.engine.forward_mode import attach_tangent, drop_tangent
 from foretune.engine.held import choose_held
 from foretune.engine.ownership import find_owners, reads_rows, rows_read
@@ -93,7 +93,7 @@ class _Place(NamedTuple):
     Attributes:
         members: The trainable tensors it owns, but for those that are held.
         by_rows: Whether it looks up rows of its weight.
-        weight: Its weight, if it is a plain linear layer that owns one.
+        weight: Its weight, if it is a plain linear layer that may run by factors.
     """
 
     members: tuple[Trainable, ...]
@@ -107,9 +107,8 @@ class Layerwise(AbstractEngine):
     For a slope it gives the parameter a tangent in the same manner.
 
     - A tensor that is *held* (`choose_held`: the smallest) is swapped once for the whole evaluation.
-    - A linear layer whose weight moves along thin factors, and whose inputs and outputs have fewer numbers than the
-      weight, computes ``y = x W^T + (x V) U^T + b`` by the true weight: no copy is made, and the shift is not rounded
-      to the weight's dtype.
+    - A linear layer whose weight moves along thin factors computes ``y = x W^T + (x V) U^T + b`` by the true weight
+      where that is less work (`pays`): no copy is made, and the shift is not rounded to the weight's dtype.
     - An embedding perturbs only the rows that are looked up.
     - A tensor that is already open in an enclosing module is left as it is.
 
@@ -162,7 +161,7 @@ class Layerwise(AbstractEngine):
         try:
             for module, members in self.owners:
                 weight = None
-                if is_plain_linear(module):
+                if is_plain_linear(module) and is_worth_factors(module.weight):
                     weight = next((t for t in members if t.parameter is module.weight), None)
                     linears[module] = partial(self._run_linear, module, module.forward)
                 place = _Place(members, reads_rows(module), weight)
@@ -219,8 +218,8 @@ class Layerwise(AbstractEngine):
             if id(parameter) in self._open or not way.moves(trainable):
                 continue
             self._prepare_from(trainable, [way])
-            if trainable is place.weight and len(args) == 1 and reads_less_than_it_weighs(args[0], parameter):
-                frame.factors = way.factors(trainable) if can_factor(args[0], parameter) else None
+            if trainable is place.weight and len(args) == 1 and can_factor(args[0], parameter):
+                frame.factors = way.factors(trainable) if pays(args[0], parameter) else None
                 if frame.factors is not None:
                     continue
             true_data = parameter.data

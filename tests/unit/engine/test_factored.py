@@ -12,7 +12,7 @@ from engine_runs import bits
 from foretune import Optimizer
 from foretune.directions import LowRankProduct
 from foretune.engine.base import Perturbation
-from foretune.engine.factored import can_factor, factored_linear, is_plain_linear, reads_less_than_it_weighs
+from foretune.engine.factored import can_factor, factored_linear, is_plain_linear, pays
 from foretune.engine.layerwise import NUM_AHEAD, Layerwise
 from foretune.estimators import TwoSided
 from foretune.parameters import collect_trainables
@@ -60,11 +60,17 @@ def test_in_half_precision_the_shift_is_not_rounded_to_the_weight() -> None:
     assert factored_linear(x, weight, [bias], [None]).item() == 0.0
 
 
+@pytest.fixture
+def any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small layers count, too."""
+    monkeypatch.setattr("foretune.engine.factored.LEAST_NUMEL", 0)
+
+
 @pytest.mark.parametrize(("num_rows", "wanted"), [(15, True), (16, False)])
-def test_what_is_compared_with_the_weight(num_rows, wanted) -> None:
+def test_when_factors_pay(num_rows, wanted) -> None:
     """24 x 40 numbers, and 64 a row."""
-    assert reads_less_than_it_weighs(draw(num_rows, N), torch.empty(M, N)) is wanted
-    assert reads_less_than_it_weighs(draw(3, num_rows // 3, N), torch.empty(M, N)) is True
+    assert pays(draw(num_rows, N), torch.empty(M, N)) is wanted
+    assert pays(draw(3, num_rows // 3, N), torch.empty(M, N)) is True
 
 
 def test_which_layers_and_inputs_serve() -> None:
@@ -137,7 +143,7 @@ def losses(model: Layers, engine: str, num_rows: int = 2, **parts: object) -> li
     "parts", [{"space": LowRank()}, {"space": Orthonormal(rank=4)}, {"direction": LowRankProduct()}], ids=repr
 )
 @pytest.mark.parametrize("num_rows", [2, 20])
-def test_losses_are_those_of_weights_that_were_written(parts, num_rows) -> None:
+def test_losses_are_those_of_weights_that_were_written(parts, num_rows, any_size) -> None:
     model = make()
     before = bits(model)
     found, wanted = (losses(model, engine, num_rows, **parts) for engine in ("layerwise", "in_place"))
@@ -178,20 +184,26 @@ def asked(model: Layers, num_rows: int) -> Thin:
     return thin
 
 
-def test_no_copy_is_made_of_a_layer_with_few_rows() -> None:
+def test_no_copy_is_made_of_a_layer_with_few_rows(any_size) -> None:
     thin = asked(make(), 2)
     linears = ["up.weight", "down.weight"] * 2 + [f"layers.{i}.weight" for i in reversed(range(NUM_AHEAD + 3))]
     assert thin.names("factors") == [*linears, "head.weight"]
     assert thin.names("write") == ["head.weight"]  # looked up
 
 
-def test_copies_are_made_where_rows_outweigh_them() -> None:
+def test_copies_are_made_of_small_layers() -> None:
+    thin = asked(make(), 2)
+    assert thin.names("factors") == []
+    assert len(thin.names("write")) == NUM_AHEAD + 3 + 2 * 2 + 2
+
+
+def test_copies_are_made_where_rows_outweigh_them(any_size) -> None:
     thin = asked(make(), 20)  # 60 rows of N + N numbers: more than N x N
     assert thin.names("factors") == []
     assert len(thin.names("write")) == NUM_AHEAD + 3 + 2 * 2 + 2
 
 
-def test_several_are_prepared_together_and_each_once() -> None:
+def test_several_are_prepared_together_and_each_once(any_size) -> None:
     model = make()
     thin, engine = asked(model, 2), Layerwise(model, collect_trainables(model))
     names = [name for kind, name in thin.asked if kind == "prepare"]
@@ -200,7 +212,7 @@ def test_several_are_prepared_together_and_each_once() -> None:
     assert [kind for kind, _ in first if kind != "write"] == ["prepare"] * NUM_AHEAD  # what is held is written before
 
 
-def test_a_layer_that_is_told_its_input_by_name_reads_a_copy() -> None:
+def test_a_layer_that_is_told_its_input_by_name_reads_a_copy(any_size) -> None:
     class Named(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -216,7 +228,7 @@ def test_a_layer_that_is_told_its_input_by_name_reads_a_copy() -> None:
     assert (thin.names("factors"), thin.names("write")) == ([], ["linear.weight"])
 
 
-def test_a_loss_that_an_update_would_reach_is_measured_on_rounded_copies() -> None:
+def test_a_loss_that_an_update_would_reach_is_measured_on_rounded_copies(any_size) -> None:
     """The conservative rule asks where a step leads: in half precision, what the update will have rounded."""
     model = make(torch.bfloat16)
     model.requires_grad_(False)

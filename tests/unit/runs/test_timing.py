@@ -107,4 +107,4 @@ def test_a_gpu_is_timed_by_events_of_its_stream_that_are_read_after_waiting(monk
     parts = TimedStep(foretune.MeZO(net := Net(), lr=1e-2, engine="layerwise"), net, clock)()
     assert parts["step"] == pytest.approx(sum(parts[name] for name in PARTS))
     num_trainable = sum(parameter.requires_grad for parameter in net.parameters())
-    assert parts["noise"] == 2 * num_trainable  # a second between any two events
+    assert parts["noise"] == 2 * (num_trainable + 1)  # a second between any two events; all are prepared together
