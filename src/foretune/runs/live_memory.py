@@ -31,7 +31,9 @@ class LiveMemory(TorchDispatchMode):
         self.now_bytes = 0
         self.peak_bytes = 0
         self._counts = True
+        self._sums_in_place = False
         self._seen = weakref.WeakSet[Any](tensor.untyped_storage() for tensor in known)
+        self._whole = weakref.WeakKeyDictionary[Any, Any]()  # for a storage the first tensor in it, which is no view
 
     @contextmanager
     def ignoring(self) -> Iterator[None]:
@@ -42,6 +44,18 @@ class LiveMemory(TorchDispatchMode):
         finally:
             self._counts = True
 
+    @contextmanager
+    def backward(self) -> Iterator[None]:
+        """A block in which gradients are computed: a sum takes the place of its first operand, unless that is a view.
+
+        So autograd adds the gradients of a tensor that is used more than once, but not where a mode watches, as here.
+        """
+        self._sums_in_place = True
+        try:
+            yield
+        finally:
+            self._sums_in_place = False
+
     def count(self, tensor: Tensor) -> None:
         """Count a tensor that was taken as known."""
         self._seen.discard(tensor.untyped_storage())
@@ -49,25 +63,32 @@ class LiveMemory(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
+        is_sum = self._sums_in_place and func is torch.ops.aten.add.Tensor
+        replaced = args[0].untyped_storage().nbytes() if is_sum and not self._is_view(args[0]) else 0
         for leaf in tree_leaves(output):
             if isinstance(leaf, Tensor) and not leaf._is_zerotensor() and leaf.device.type != "meta":
-                self._note(leaf)
+                self._note(leaf, replaced)
         if func in _WORKSPACES:
             inside = _WORKSPACES[func] * args[0].numel() * args[0].element_size()
             self.peak_bytes = max(self.peak_bytes, self.now_bytes + inside)
         return output
 
-    def _note(self, tensor: Tensor) -> None:
+    def _note(self, tensor: Tensor, replaced: int = 0) -> None:
         storage = tensor.untyped_storage()
         if storage in self._seen:
             return
         self._seen.add(storage)
+        self._whole[storage] = weakref.ref(tensor)
         if not self._counts:
             return
         size = storage.nbytes()
         self.now_bytes += size
-        self.peak_bytes = max(self.peak_bytes, self.now_bytes)
+        self.peak_bytes = max(self.peak_bytes, self.now_bytes - replaced)
         weakref.finalize(storage, self._forget, size)
+
+    def _is_view(self, tensor: Tensor) -> bool:
+        first = self._whole.get(tensor.untyped_storage())
+        return first is None or first() is not tensor
 
     def _forget(self, size: int) -> None:
         self.now_bytes -= size

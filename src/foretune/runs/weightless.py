@@ -102,7 +102,9 @@ class WeightlessModel:
             for parameter in frozen:
                 parameter.requires_grad_(False)
             with _Followed(self.weights) as live:
-                self._loss().backward()
+                loss = self._loss()
+                with live.backward():
+                    loss.backward()
             for parameter in frozen:
                 parameter.requires_grad_(True)
             self.model.zero_grad()

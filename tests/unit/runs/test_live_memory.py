@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -64,3 +65,28 @@ def test_tensors_without_memory_count_alike():
         with LiveMemory([fake]) as predicted:
             run(fake)
     assert predicted.peak_bytes == counted.peak_bytes > 0
+
+
+# what is added last is differentiated first
+SUMS = {
+    "whole": (lambda x: (x * 3).sum() + (x * 2).sum(), 2),
+    "view": (lambda x: (x * 3).sum() + (x.view(-1) * 2).sum(), 3),
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_gradients_are_added_as_autograd_adds_them(name):
+    """In place, unless the first of them is a view: two or three tensors of the size of x at a time."""
+    function, num_tensors = SUMS[name]
+    x = torch.ones(512, 512, requires_grad=True)
+    with LiveMemory([x]) as live:
+        loss = function(x)
+        with live.backward():
+            loss.backward()
+    assert live.peak_bytes == pytest.approx(num_tensors * x.nbytes, abs=64)
+
+    x.grad = None
+    with torch.profiler.profile(profile_memory=True) as unwatched:
+        function(x).backward()
+    added = sum(event.self_cpu_memory_usage for event in unwatched.events() if event.name == "aten::add")
+    assert added == pytest.approx((num_tensors - 2) * x.nbytes, abs=64)
