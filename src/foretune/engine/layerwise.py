@@ -16,8 +16,8 @@ from foretune.engine.factored import Factors, can_factor, factored_linear, is_pl
 from foretune.engine.forward_mode import attach_tangent, drop_tangent
 from foretune.engine.held import choose_held
 from foretune.engine.ownership import find_owners, reads_rows, rows_read
-from foretune.engine.redirection import redirected
 from foretune.engine.scratch import ScratchStack
+from foretune.redirection import redirected
 from foretune.types import Trainable
 
 NUM_AHEAD = 8
@@ -130,7 +130,7 @@ class Layerwise(AbstractEngine):
         self._order = list(dict.fromkeys(trainable for _, members in self.owners for trainable in members))
         self._positions = {trainable: position for position, trainable in enumerate(self._order)}
         self._scratch = ScratchStack()
-        self._held_copies: list[Tensor] = []
+        self._held_copies: dict[int, Tensor] = {}
         self._way: Substitution | _Differentiation | None = None
         self._held_data: list[tuple[nn.Parameter, Tensor]] = []
         self._frames: list[Frame] = []
@@ -143,12 +143,12 @@ class Layerwise(AbstractEngine):
     @property
     def scratch_bytes(self) -> int:
         """Memory that the engine keeps for perturbed copies."""
-        return self._scratch.num_bytes + sum(copy.nbytes for copy in self._held_copies)
+        return self._scratch.num_bytes + sum(copy.nbytes for copy in self._held_copies.values())
 
     @property
     def scratch_buffers(self) -> list[Tensor]:
         """The memory of perturbed copies: a buffer a device, and the copies that are held."""
-        return [*self._scratch.buffers, *self._held_copies]
+        return [*self._scratch.buffers, *self._held_copies.values()]
 
     def open_parameters(self) -> list[nn.Parameter]:
         """The parameters that are substituted right now for modules that are running."""
@@ -198,13 +198,20 @@ class Layerwise(AbstractEngine):
             self._scratch.clear()
 
     def _open_held(self, way: Substitution | _Differentiation) -> None:
-        if len(self._held_copies) < len(self.held):
-            with torch.inference_mode(False):
-                self._held_copies = [torch.empty_like(held.parameter, requires_grad=False) for held in self.held]
-        for trainable, copy in zip(self.held, self._held_copies, strict=True):
+        for index, trainable in enumerate(self.held):
             if way.moves(trainable):
-                self._held_data.append((trainable.parameter, trainable.parameter.data))
+                true_data = trainable.parameter.data
+                copy = self._held_copy(index, true_data)
+                self._held_data.append((trainable.parameter, true_data))
                 way.open(trainable, copy, None)
+
+    def _held_copy(self, index: int, like: Tensor) -> Tensor:
+        """Return memory for the copy of a held tensor, the same as ever while the model stays where it is."""
+        copy = self._held_copies.get(index)
+        if copy is None or copy.dtype != like.dtype or copy.device != like.device:
+            with torch.inference_mode(False):
+                copy = self._held_copies[index] = torch.empty(like.shape, dtype=like.dtype, device=like.device)
+        return copy
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], *, place: _Place) -> None:
         """Open the tensors of a module that is about to run."""

@@ -15,9 +15,9 @@ from foretune.engine.base import EngineName, Perturbation
 from foretune.engine.factored import Factors, can_factor, factored_linear, is_plain_linear
 from foretune.engine.layerwise import Frame, Layerwise, Substitution
 from foretune.engine.ownership import reads_rows, rows_read
-from foretune.engine.redirection import redirected
 from foretune.engine.rows import NotOneBatch, count_positions, count_rows, cut, cut_arguments, join
 from foretune.engine.sharing import SharedCall, Together
+from foretune.redirection import redirected
 from foretune.types import LossClosure, Trainable
 
 _FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +12,7 @@ from foretune.errors import UsageError
 from foretune.objectives.batches import CandidateBatch, ReadBatch, SequenceBatch
 from foretune.objectives.forward import last_logits, model_inputs
 from foretune.objectives.inspection import agree, has_virtual_tokens, language_model, probing
+from foretune.redirection import redirected
 
 CHUNK_TOKENS = 1024
 """Most positions whose logits, float32 and over the whole vocabulary, are held at a time."""
@@ -37,7 +37,7 @@ class SplitHead:
     def hidden(self, batch: SequenceBatch, num_positions: int) -> Tensor:
         """Return the hidden states of the last positions, shape (S, num_positions, hidden size)."""
         if self.body is None:
-            with _forward_replaced(self.head, lambda states: states):
+            with redirected({self.head: lambda states: states}):
                 return last_logits(self.model, batch, num_positions)
         return self.body(**model_inputs(self.body, batch)).last_hidden_state[:, -num_positions:]
 
@@ -52,22 +52,8 @@ class SplitHead:
             parts = zip(states.split(CHUNK_TOKENS), token_ids.split(CHUNK_TOKENS), strict=True)
             return torch.cat([_logprobs(forward(part), ids) for part, ids in parts])
 
-        with _forward_replaced(self.head, by_chunks):
+        with redirected({self.head: by_chunks}):
             return self.head(hidden)
-
-
-@contextmanager
-def _forward_replaced(module: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """A block in which a module calls another function in place of its forward."""
-    own = vars(module).get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        if own is not None:
-            module.forward = own
-        else:
-            del module.forward
 
 
 def supposed_split_head(model: nn.Module) -> SplitHead | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from foretune.errors import UsageError
 from foretune.noise import Noise
-from foretune.spaces.views import add_products
+from foretune.spaces.views import add_products, view_shape
 from foretune.types import AbstractSpace, Combination, Trainable
 
 
@@ -48,6 +48,10 @@ class AbstractMatrixSpace(AbstractSpace):
     @abc.abstractmethod
     def project(self, trainable: Trainable, vector: Tensor, *, seed: int, old_epoch: int, new_epoch: int) -> Tensor:
         """Express the coordinates of a matrix in another basis than the one they are in."""
+
+    def view_shape(self, trainable: Trainable) -> tuple[int, int]:
+        """``(m, n)`` of each view of a matrix, as this space sees it."""
+        return view_shape(trainable)
 
     def coordinate_shape(self, trainable: Trainable) -> tuple[int, ...]:
         """`matrix_coordinates` for a matrix, the tensor's own shape for a vector."""
@@ -93,9 +97,10 @@ class AbstractMatrixSpace(AbstractSpace):
         """Return `factors` of a matrix that the space sees as it is: not several of them, nor in another shape."""
         if trainable.matrix_shape is None or trainable.num_views > 1 or vector.mask is not None:
             return None
-        with torch.autocast(trainable.parameter.device.type, enabled=False):
-            left, right = self.factors(trainable, vector, seed=seed, epoch=epoch)
-        return (left, right) if (left.shape[0], right.shape[0]) == trainable.shape else None
+        if self.view_shape(trainable) != trainable.shape:
+            return None  # before anything is drawn
+        with _own_precision(trainable.parameter.device):
+            return self.factors(trainable, vector, seed=seed, epoch=epoch)
 
     def transport(self, trainable: Trainable, vector: Tensor, *, seed: int, old_epoch: int, new_epoch: int) -> Tensor:
         """Return `project` of a matrix's coordinates; those of a vector do not change."""

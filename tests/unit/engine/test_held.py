@@ -136,6 +136,19 @@ def test_a_perturbation_that_fails_while_it_writes_what_is_held(monkeypatch) -> 
     assert bits(model) == before
 
 
+def test_a_model_may_change_its_dtype_between_evaluations(monkeypatch) -> None:
+    monkeypatch.setattr("foretune.engine.held.HELD_SHARE", 1.0)
+    model = make()
+    engine = Layerwise(model, collect_trainables(model))
+    measure(engine, closure_of(model), Shift(PLUS))
+    model.double()
+    x = torch.ones(2, WIDTH, dtype=torch.float64)
+    assert measure(engine, lambda: model(x).square().mean(), Shift(PLUS)) == loss_of_moved_copy(
+        model, lambda moved: lambda: moved(x).square().mean(), Shift(PLUS)
+    )
+    assert engine.scratch_bytes == 8 * sum(parameter.numel() for parameter in model.parameters())
+
+
 def test_a_shared_forward_holds_nothing() -> None:
     model = make()
     assert Paired(model, collect_trainables(model)).held == ()
