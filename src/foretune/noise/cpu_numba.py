@@ -22,15 +22,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from llvmlite import ir
 from numba import carray, cfunc, njit, types
-from numba.core import cgutils
 from numba.core.ccallback import CFunc
-from numba.extending import intrinsic, overload
+from numba.extending import overload
 from torch import Tensor
 
-from foretune.noise import cpu_vectors
+from foretune.noise import cpu_memory, cpu_vectors
 from foretune.noise.address import Law, Noise
+from foretune.noise.cpu_memory import LINE, fetch, pointer, stack
 from foretune.noise.cpu_threads import KERNEL_SIGNATURE, run_kernel
 from foretune.noise.cpu_vectors import (
     BLOCK,
@@ -49,7 +48,6 @@ from foretune.noise.table import quantile_table
 _TILE = 1 << 8  # its temporaries and the table leave room in the cache for what is fetched ahead
 _ACC_BYTES = 8 * _TILE
 _AHEAD = 2 * _TILE  # what is fetched into the cache while the noise of a tile is made
-_LINE = 64  # bytes the cache takes at a time
 _NUM_BLOCKS = _TILE // BLOCK + 1  # a tile may begin and end within a counter
 _WORD_BYTES = WORD_BYTES * _NUM_BLOCKS
 _VALUE_BYTES = 4 * 128 * (_TILE // 128 + 1)  # the Rademacher law expands whole counters
@@ -190,12 +188,12 @@ class _Memory(NamedTuple):
 
 @_jit
 def _lanes_in(memory):
-    return carray(_pointer(memory.words, np.uint16), (_WORD_BYTES // 2,))
+    return carray(pointer(memory.words, np.uint16), (_WORD_BYTES // 2,))
 
 
 @_jit
 def _z_in(memory):
-    return carray(_pointer(memory.z, np.float32), (_VALUE_BYTES // 4,))
+    return carray(pointer(memory.z, np.float32), (_VALUE_BYTES // 4,))
 
 
 class _Tile(NamedTuple):
@@ -212,10 +210,10 @@ _NOWHERE = _Tile(0, 0)
 def _fetch_block(ahead, block, itemsize):
     """Ask for the cache lines of one block of a tile."""
     if ahead.out != 0:
-        for line in range(BLOCK * itemsize // _LINE):
-            place = block * BLOCK * itemsize + line * _LINE
-            _fetch(ahead.base + place, 0)
-            _fetch(ahead.out + place, 1)
+        for line in range(BLOCK * itemsize // LINE):
+            place = block * BLOCK * itemsize + line * LINE
+            fetch(ahead.base + place, 0)
+            fetch(ahead.out + place, 1)
 
 
 @_jit
@@ -269,7 +267,7 @@ def _rademacher(memory, element, n, address):
     skip = element & 127
     count = (skip + n + 127) >> 7
     _philox_words(memory, element >> 7, count, address)
-    z, octets = _z_in(memory), carray(_pointer(memory.words, np.uint8), (_WORD_BYTES,))
+    z, octets = _z_in(memory), carray(pointer(memory.words, np.uint8), (_WORD_BYTES,))
     for j in range(16 * count):
         first = _U64(octets[j]) * _U64(8)
         eight = z[8 * j : 8 * j + 8]
@@ -297,10 +295,10 @@ class _Sums(NamedTuple):
 @_jit
 def _add_multiple(z, coefficient, n, sums, mirrors, compute):
     """Add a multiple of the `n` values at address `z` in the precision `compute`."""
-    values = carray(_pointer(z, np.float32), (n,))
-    base, out = carray(_pointer(sums.base, compute), (n,)), carray(_pointer(sums.out, compute), (n,))
-    opposite_base = carray(_pointer(sums.opposite_base, compute), (n,))
-    opposite = carray(_pointer(sums.opposite, compute), (n,))
+    values = carray(pointer(z, np.float32), (n,))
+    base, out = carray(pointer(sums.base, compute), (n,)), carray(pointer(sums.out, compute), (n,))
+    opposite_base = carray(pointer(sums.opposite_base, compute), (n,))
+    opposite = carray(pointer(sums.opposite, compute), (n,))
     whole = n - n % BLOCK
     for i in range(0, whole, BLOCK):
         block, place = z + 4 * i, i * out.itemsize
@@ -418,47 +416,6 @@ def _store_nearest_for(out, z, n, is_float16):
     return store
 
 
-def _typed_pointer(typing_context, address, dtype):
-    """Turn an integer address into a pointer to `dtype`."""
-
-    def build(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-    return types.CPointer(dtype.dtype)(types.int64, dtype), build
-
-
-_pointer: Any = intrinsic(_typed_pointer)  # called as (address, dtype)
-
-
-def _fetch_line(typing_context, address, writes):
-    """Ask for the cache line of an address, to be read (0) or written (1); any address may be given."""
-
-    def build(context, builder, signature, arguments):
-        place, flag = builder.inttoptr(arguments[0], cgutils.voidptr_t), cgutils.int32_t
-        prefetch = ir.FunctionType(ir.VoidType(), [place.type, flag, flag, flag])
-        function = builder.module.declare_intrinsic("llvm.prefetch", [place.type], prefetch)
-        near, data = 3, 1
-        builder.call(function, [place, flag(signature.args[1].literal_value), flag(near), flag(data)])
-        return context.get_dummy_value()
-
-    return types.void(types.int64, writes), build
-
-
-def _stack_memory(typing_context, num_bytes):
-    """Return the address of memory that lives as long as the call it is asked for in."""
-
-    def build(context, builder, signature, arguments):
-        memory = cgutils.alloca_once(builder, ir.IntType(8), size=signature.args[0].literal_value)
-        memory.align = _LINE
-        return builder.ptrtoint(memory, ir.IntType(64))
-
-    return types.int64(num_bytes), build
-
-
-_stack: Any = intrinsic(prefer_literal=True)(_stack_memory)  # called as (literal)
-_fetch: Any = intrinsic(prefer_literal=True)(_fetch_line)  # called as (address, literal)
-
-
 @_jit
 def _address(integers, index):
     """Return address `index`: key low, key high, stream, purpose, law."""
@@ -470,8 +427,8 @@ def _address(integers, index):
 @_jit
 def _unpacked(arguments):
     """Return pointers to the integers and to the floats behind them."""
-    integers = _pointer(arguments, np.int64)
-    return integers, _pointer(arguments + 8 * integers[10], np.float64)
+    integers = pointer(arguments, np.int64)
+    return integers, pointer(arguments + 8 * integers[10], np.float64)
 
 
 @_jit
@@ -481,7 +438,7 @@ def _place(integers, position, stop):
     row_start, col_start, full_width = integers[2], integers[3], integers[4]
     row, column = position // row_length, position % row_length
     if integers[5]:
-        row = carray(_pointer(integers[5], np.int64), (num_rows,))[row]
+        row = carray(pointer(integers[5], np.int64), (num_rows,))[row]
     n = min(_TILE, row_length - column, stop - position)
     element = (row_start + row) * full_width + col_start + column
     return row, column, row * row_length + column, element, n
@@ -499,33 +456,34 @@ def _kernel(name: str, dtype: torch.dtype) -> CFunc:
     """Compile a kernel for tensors of this dtype, or load it from Numba's cache."""
     storage = _STORAGE[dtype]
     compute = np.float64 if storage is np.float64 else np.float32
-    vectors = zlib.crc32(inspect.getsource(cpu_vectors).encode()) | 1
-    return cfunc(KERNEL_SIGNATURE, cache=True)(_ENTRIES[name](storage, compute, vectors))
+    sources = "".join(map(inspect.getsource, (cpu_memory, cpu_vectors)))
+    intrinsics = zlib.crc32(sources.encode()) | 1
+    return cfunc(KERNEL_SIGNATURE, cache=True)(_ENTRIES[name](storage, compute, intrinsics))
 
 
 # Numba's cache knows a kernel by the time of this file and by what the kernel closes over: types, and a number of the
-# other file that it is compiled from. (A function among them would never match.)
+# other files that it is compiled from. (A function among them would never match.)
 
 
-def _fill_entry(storage: type[np.generic], compute: type[np.generic], vectors: int) -> Callable[..., None]:
+def _fill_entry(storage: type[np.generic], compute: type[np.generic], intrinsics: int) -> Callable[..., None]:
     def fill(arguments, start, stop):
-        if vectors:
+        if intrinsics:
             _fill(arguments, start, stop, storage)
 
     return fill
 
 
-def _add_entry(storage: type[np.generic], compute: type[np.generic], vectors: int) -> Callable[..., None]:
+def _add_entry(storage: type[np.generic], compute: type[np.generic], intrinsics: int) -> Callable[..., None]:
     def add(arguments, start, stop):
-        if vectors:
+        if intrinsics:
             _add(arguments, start, stop, storage, compute)
 
     return add
 
 
-def _add_low_rank_entry(storage: type[np.generic], compute: type[np.generic], vectors: int) -> Callable[..., None]:
+def _add_low_rank_entry(storage: type[np.generic], compute: type[np.generic], intrinsics: int) -> Callable[..., None]:
     def add_low_rank(arguments, start, stop):
-        if vectors:
+        if intrinsics:
             _add_low_rank(arguments, start, stop, storage, compute)
 
     return add_low_rank
@@ -538,9 +496,9 @@ _ENTRIES = {"fill": _fill_entry, "add": _add_entry, "add_low_rank": _add_low_ran
 def _fill(arguments, start, stop, storage):
     """Asks for: pointer of out."""
     integers, _ = _unpacked(arguments)
-    out = carray(_pointer(integers[integers[9]], storage), (integers[1],))
+    out = carray(pointer(integers[integers[9]], storage), (integers[1],))
     is_float16, address = integers[6] != 0, _address(integers, 0)
-    memory = _Memory(_stack(_WORD_BYTES), _stack(_VALUE_BYTES), integers[11])
+    memory = _Memory(stack(_WORD_BYTES), stack(_VALUE_BYTES), integers[11])
     z = _z_in(memory)
     for element in range(start, stop, _TILE):
         n = min(_TILE, stop - element)
@@ -563,18 +521,18 @@ def _add(arguments, start, stop, storage, compute):
     integers, floats = _unpacked(arguments)
     is_float16, num_terms, rounds = integers[6] != 0, integers[7], integers[8] != 0
     size, specific = integers[0] * integers[1], integers[9]
-    out = carray(_pointer(integers[specific], storage), (size,))
-    base = carray(_pointer(integers[specific + 1], storage), (size,))
-    dense = carray(_pointer(integers[specific + 2], compute), (size,))
+    out = carray(pointer(integers[specific], storage), (size,))
+    base = carray(pointer(integers[specific + 1], storage), (size,))
+    dense = carray(pointer(integers[specific + 2], compute), (size,))
     keeps, first_lane, behind_lane = integers[specific + 3], integers[specific + 4], integers[specific + 5]
-    mirrored, mirrors = carray(_pointer(integers[specific + 6], storage), (size,)), integers[specific + 6] != 0
+    mirrored, mirrors = carray(pointer(integers[specific + 6], storage), (size,)), integers[specific + 6] != 0
     scale, dense_coefficient = compute(floats[0]), compute(floats[1])
     limit = compute(floats[2 + num_terms]) if keeps == _KEEP_MAGNITUDES else compute(0)
-    memory = _Memory(_stack(_WORD_BYTES), _stack(_VALUE_BYTES), integers[11])
-    lanes, acc_address, opposite_address = _lanes_in(memory), _stack(_ACC_BYTES), _stack(_ACC_BYTES)
-    acc = carray(_pointer(acc_address, compute), (_TILE,))
-    opposite = carray(_pointer(opposite_address, compute), (_TILE,))
-    before = carray(_pointer(_stack(_ACC_BYTES), compute), (_TILE,))
+    memory = _Memory(stack(_WORD_BYTES), stack(_VALUE_BYTES), integers[11])
+    lanes, acc_address, opposite_address = _lanes_in(memory), stack(_ACC_BYTES), stack(_ACC_BYTES)
+    acc = carray(pointer(acc_address, compute), (_TILE,))
+    opposite = carray(pointer(opposite_address, compute), (_TILE,))
+    before = carray(pointer(stack(_ACC_BYTES), compute), (_TILE,))
     first_term = 1 if rounds else 0
     # noise alone is added to the tensors themselves, if they have the precision
     direct = out.itemsize == acc.itemsize and num_terms > 0 and scale == 1 and dense_coefficient == 0
@@ -636,15 +594,15 @@ def _add_low_rank(arguments, start, stop, storage, compute):
     is_float16, rounds = integers[6] != 0, integers[8] != 0
     num_rows, row_length, specific = integers[0], integers[1], integers[9]
     rank = integers[specific + 4]
-    out = carray(_pointer(integers[specific], storage), (num_rows * row_length,))
-    base = carray(_pointer(integers[specific + 1], storage), (num_rows * row_length,))
-    left = carray(_pointer(integers[specific + 2], compute), (num_rows, rank))
-    right = carray(_pointer(integers[specific + 3], compute), (rank, row_length))
+    out = carray(pointer(integers[specific], storage), (num_rows * row_length,))
+    base = carray(pointer(integers[specific + 1], storage), (num_rows * row_length,))
+    left = carray(pointer(integers[specific + 2], compute), (num_rows, rank))
+    right = carray(pointer(integers[specific + 3], compute), (rank, row_length))
     scale = compute(floats[0])
-    memory = _Memory(_stack(_WORD_BYTES), _stack(_VALUE_BYTES), integers[11])
+    memory = _Memory(stack(_WORD_BYTES), stack(_VALUE_BYTES), integers[11])
     lanes = _lanes_in(memory)
-    acc_address = _stack(_ACC_BYTES)
-    acc = carray(_pointer(acc_address, compute), (_TILE,))
+    acc_address = stack(_ACC_BYTES)
+    acc = carray(pointer(acc_address, compute), (_TILE,))
     direct = out.itemsize == acc.itemsize and scale == 1
     position = start
     while position < stop:
@@ -666,7 +624,7 @@ def _add_low_rank(arguments, start, stop, storage, compute):
             add_products_block(
                 row_of_left, column_of_right, row_length, rank, tile.base + place, tile.out + place, compute
             )
-        summed, there = carray(_pointer(tile.base, compute), (n,)), carray(_pointer(tile.out, compute), (n,))
+        summed, there = carray(pointer(tile.base, compute), (n,)), carray(pointer(tile.out, compute), (n,))
         for i in range(whole, n):
             total = summed[i]
             for j in range(rank):
