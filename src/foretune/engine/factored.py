@@ -30,7 +30,7 @@ def is_worth_factors(weight: Tensor) -> bool:
     return weight.numel() >= LEAST_NUMEL
 
 
-def pays(x: Tensor, weight: Tensor) -> bool:
+def factors_pay(x: Tensor, weight: Tensor) -> bool:
     """Whether to run by factors is less work than to make a copy of the weight.
 
     Inputs and outputs are read and written once more by the first, and the weight by the second.

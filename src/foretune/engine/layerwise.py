@@ -12,7 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from foretune.engine.base import AbstractEngine, EngineName, Measured, Perturbation, Tangent
-from foretune.engine.factored import Factors, can_factor, factored_linear, is_plain_linear, is_worth_factors, pays
+from foretune.engine.factored import (
+    Factors,
+    can_factor,
+    factored_linear,
+    factors_pay,
+    is_plain_linear,
+    is_worth_factors,
+)
 from foretune.engine.forward_mode import attach_tangent, drop_tangent
 from foretune.engine.held import choose_held
 from foretune.engine.ownership import find_owners, reads_rows, rows_read
@@ -108,7 +115,7 @@ class Layerwise(AbstractEngine):
 
     - A tensor that is *held* (`choose_held`: the smallest) is swapped once for the whole evaluation.
     - A linear layer whose weight moves along thin factors computes ``y = x W^T + (x V) U^T + b`` by the true weight
-      where that is less work (`pays`): no copy is made, and the shift is not rounded to the weight's dtype.
+      where that is less work (`factors_pay`): no copy is made, and the shift is not rounded to the weight's dtype.
     - An embedding perturbs only the rows that are looked up.
     - A tensor that is already open in an enclosing module is left as it is.
 
@@ -125,8 +132,8 @@ class Layerwise(AbstractEngine):
     def __init__(self, model: nn.Module, trainables: Sequence[Trainable]) -> None:
         super().__init__(model, trainables)
         self.held = self._choose_held()
-        layered = [trainable for trainable in trainables if trainable not in set(self.held)]
-        self.owners = find_owners(model, layered)
+        held = set(self.held)
+        self.owners = find_owners(model, [trainable for trainable in trainables if trainable not in held])
         self._order = list(dict.fromkeys(trainable for _, members in self.owners for trainable in members))
         self._positions = {trainable: position for position, trainable in enumerate(self._order)}
         self._scratch = ScratchStack()
@@ -226,7 +233,7 @@ class Layerwise(AbstractEngine):
                 continue
             self._prepare_from(trainable, [way])
             if trainable is place.weight and len(args) == 1 and can_factor(args[0], parameter):
-                frame.factors = way.factors(trainable) if pays(args[0], parameter) else None
+                frame.factors = way.factors(trainable) if factors_pay(args[0], parameter) else None
                 if frame.factors is not None:
                     continue
             true_data = parameter.data

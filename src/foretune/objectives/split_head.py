@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,21 +73,23 @@ def find_split_head(model: nn.Module) -> SplitHead | None:
 
     Both ways are compared on a few tokens, which rules out capped logits. Compiled models are not split.
     """
-    found = supposed_split_head(model)
-    if found is None:
+    inner, found = language_model(model), supposed_split_head(model)
+    if inner is None or found is None:
         return None
+    by_model, by_parts = two_ways(found)
     with probing(model):
+        whole = by_model().float()
         try:
-            whole, ours = (logits().float() for logits in two_ways(found))
+            ours = by_parts().float()
         except (AttributeError, RuntimeError, TypeError):  # a body of another kind
             return None
-    return found if agree(ours, whole, next(found.head.parameters()).dtype) else None
+    return found if agree(ours, whole, inner.dtype) else None
 
 
 def two_ways(parts: SplitHead) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
     """Return two ways to the logits of a few tokens: by the model itself, and by its parts."""
-    device = next(parts.head.parameters()).device
-    batch: SequenceBatch = {"input_ids": torch.arange(_PROBE_TOKENS, device=device).view(1, -1)}
+    inner: Any = language_model(parts.model)
+    batch: SequenceBatch = {"input_ids": torch.arange(_PROBE_TOKENS, device=inner.device).view(1, -1)}
     return (
         lambda: last_logits(parts.model, batch, _PROBE_TOKENS),
         lambda: parts.head(parts.hidden(batch, _PROBE_TOKENS)),

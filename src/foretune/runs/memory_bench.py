@@ -38,7 +38,8 @@ class Row(Provenance):
     Attributes:
         peak_bytes, process_bytes, seconds_per_step, failure: As measured.
         predicted_bytes: Peak, by `foretune estimate`; 0 where it says nothing, as of the next two.
-        layer_bytes, state_bytes: The largest layer that is perturbed, with what is held, and what is kept for long.
+        layer_bytes: The largest layer that is perturbed, and the small tensors that the engine holds.
+        state_bytes: What is kept between steps.
         inference_bytes: Peak of inference with the same model, adapter and batch, as measured; 0 where that failed.
     """
 

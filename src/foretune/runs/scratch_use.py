@@ -83,6 +83,8 @@ def opened_by_layer(
         on_close: Called with the same tensors when it has run, also if it raised.
     """
     held = choose_held(model, trainables)
+    throughout = set(held)
+    layered = [trainable for trainable in trainables if trainable not in throughout]
     frames: list[list[Trainable]] = []
 
     def enter(module: nn.Module, args: tuple[Any, ...], *, members: Sequence[Trainable]) -> None:
@@ -96,7 +98,7 @@ def opened_by_layer(
     handles = []
     on_open(model, (), held)
     try:
-        for module, members in find_owners(model, [t for t in trainables if t not in set(held)]):
+        for module, members in find_owners(model, layered):
             handles.append(module.register_forward_pre_hook(partial(enter, members=members)))
             handles.append(module.register_forward_hook(leave, always_call=True))
         yield

@@ -12,7 +12,7 @@ from engine_runs import bits
 from foretune import Optimizer
 from foretune.directions import LowRankProduct
 from foretune.engine.base import Perturbation
-from foretune.engine.factored import can_factor, factored_linear, is_plain_linear, pays
+from foretune.engine.factored import can_factor, factored_linear, factors_pay, is_plain_linear
 from foretune.engine.layerwise import NUM_AHEAD, Layerwise
 from foretune.estimators import TwoSided
 from foretune.parameters import collect_trainables
@@ -50,14 +50,11 @@ def test_each_share_of_the_rows_has_its_own() -> None:
 
 
 def test_in_half_precision_the_shift_is_not_rounded_to_the_weight() -> None:
-    """A shift of a thousandth of a bfloat16 ulp would vanish from a copy, and from most rounded ones."""
-    x, weight = torch.ones(1, 1, dtype=torch.bfloat16), torch.ones(1, 1, dtype=torch.bfloat16)
-    left, right = torch.full((1, 1), 2.0**-18), torch.full((1, 1), 1.0)
-    bias = torch.full((1,), -1.0, dtype=torch.bfloat16)
-    # the order in which they are added keeps what fits: shift + bias is rounded, so the bias is left out here
-    found = factored_linear(x, weight * 0, [None], [(left, right)])
-    assert found.item() == 2.0**-18
-    assert factored_linear(x, weight, [bias], [None]).item() == 0.0
+    """A thousandth of the distance between bfloat16 numbers around 1: a copy of the weight loses it."""
+    x, weight = torch.ones(1, 2, dtype=torch.bfloat16), torch.tensor([[1.0, -1.0]], dtype=torch.bfloat16)
+    left, right = torch.full((1, 1), 2.0**-18), torch.tensor([[1.0], [0.0]])
+    assert factored_linear(x, weight, [None], [(left, right)]).item() == 2.0**-18
+    assert nn.functional.linear(x, weight + (left @ right.T).bfloat16()).item() == 0.0
 
 
 @pytest.fixture
@@ -69,8 +66,8 @@ def any_size(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("num_rows", "wanted"), [(15, True), (16, False)])
 def test_when_factors_pay(num_rows, wanted) -> None:
     """24 x 40 numbers, and 64 a row."""
-    assert pays(draw(num_rows, N), torch.empty(M, N)) is wanted
-    assert pays(draw(3, num_rows // 3, N), torch.empty(M, N)) is True
+    assert factors_pay(draw(num_rows, N), torch.empty(M, N)) is wanted
+    assert factors_pay(draw(3, num_rows // 3, N), torch.empty(M, N)) is True
 
 
 def test_which_layers_and_inputs_serve() -> None:
